@@ -1,0 +1,67 @@
+"""The command line: `autometa search`, `train`, `predict` and the commands that look at results.
+
+Importing this module loads neither torch nor Ray nor MLflow, so that `--help` and mistakes in
+the options answer at once; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+import autometa
+from autometa.cli.group import Cli
+from autometa.cli.inspection import doctor, suites, ui
+from autometa.cli.models import predict, train
+from autometa.cli.search import search
+from autometa.cli.studies import best, delete, trials
+
+app = typer.Typer(
+    cls=Cli,
+    name="autometa",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+_EXAMPLES: dict[Callable[..., None], str] = {
+    search: "autometa search sales.csv --targets price,demand --n-trials 64",
+    train: "autometa train sales.csv --targets price,demand --set sharing.kind=hard",
+    predict: "autometa predict autometa-home/models/sales new.csv --out predictions.csv",
+    trials: "autometa trials sales --json",
+    best: "autometa best sales --out best.yaml",
+    ui: "autometa ui --port 5000",
+    suites: "autometa suites",
+    delete: "autometa delete sales --yes",
+    doctor: "autometa doctor",
+}
+for _command, _example in _EXAMPLES.items():
+    # One line a paragraph: the terminal's width decides where lines break.
+    _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
+    _help = "\n\n".join(" ".join(text.split()) for text in _paragraphs)
+    app.command(help=_help, epilog=f"Example: [bold]{_example}[/bold]")(_command)
+
+
+def main() -> None:
+    """Entry point of the console script `autometa`."""
+    app()
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"autometa {autometa.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Start with: [bold]autometa search multidigits[/bold]")
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Search what your prediction tasks should share, and learn whether sharing helped."""

@@ -1,0 +1,201 @@
+"""`autometa train` and `predict`: one model, without a search."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autometa.cli import options
+from autometa.cli.output import duration, emit_json, note, plain, quiet_stdout, say, shown
+from autometa.errors import DataError, UserError, nearest
+from autometa.home import Home
+
+
+def train(
+    suite: options.Suite,
+    targets: options.Targets = None,
+    target: options.Target = None,
+    task_column: options.TaskColumn = None,
+    kind: options.Kind = None,
+    metric: options.Metric = None,
+    split_column: options.SplitColumn = None,
+    group_column: options.GroupColumn = None,
+    test: options.Test = None,
+    drop: options.Drop = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML with the configuration, as `autometa best STUDY --out FILE` writes it.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="One parameter, e.g. sharing.kind=hard; repeatable."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the model is written.")
+    ] = None,
+    max_epochs: options.MaxEpochs = 27,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Train one configuration and keep its model."""
+    data = options.suite_options(
+        targets=targets,
+        target=target,
+        task_column=task_column,
+        kind=kind,
+        metric=metric,
+        split_column=split_column,
+        group_column=group_column,
+        test=test,
+        drop=drop,
+    )
+    chosen = _configuration(config, set_)
+    from autometa import api
+
+    with quiet_stdout():
+        result = api.train(
+            suite,
+            chosen,
+            max_epochs=max_epochs,
+            seed=seed,
+            device=device,
+            home=home,
+            out=out,
+            **data,
+        )
+    if json:
+        emit_json(result.to_json())
+        return
+    say(f"Validation score {result.value:.4f} after {duration(result.seconds)}.")
+    for name, value in result.tasks.items():
+        say(f"  {name}: {value:.4f}")
+    say(f"Model: {shown(result.model)}")
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model's folder, or its name in the home.")
+    ],
+    rows: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="Rows to predict: .csv, .tsv, .parquet, .npy, .npz."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to write: .csv, .tsv or .parquet. Default: stdout."
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Predict these tasks only.")
+    ] = None,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="Probabilities of the classes, not the likeliest one.")
+    ] = False,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Predict new rows, in the units and with the labels of the training table."""
+    if out is not None and out.suffix not in _WRITERS:
+        raise UserError(f"Option `--out` should end in {', '.join(_WRITERS)}. Found `{out}`.")
+    found = find_model(model, Home.find(home))
+    from autometa import api
+
+    with quiet_stdout():
+        predictions = api.load_model(found).predict(
+            _read(rows), tasks=options.names(tasks), proba=proba
+        )
+    if out is not None:
+        _write(predictions, out)
+        if not json:
+            note(f"{len(predictions)} rows written to {shown(out)}.")
+    if json:
+        body: dict[str, Any] = {"model": str(found), "rows": len(predictions)}
+        if out is not None:
+            body["out"] = str(out)
+        else:
+            body["predictions"] = plain(predictions.to_dict(orient="records"))
+        emit_json(body)
+    elif out is None:
+        predictions.to_csv(sys.stdout, index=False)
+
+
+def find_model(name: str, home: Home) -> Path:
+    """The folder of a model given by path or by its name in the home folder.
+
+    Raises:
+        UserError: neither exists; the nearest name is told.
+    """
+    for path in (Path(name), home.models / name):
+        if path.is_dir():
+            return path
+    known = sorted(path.name for path in home.models.iterdir()) if home.models.is_dir() else []
+    raise UserError(
+        f"Argument `MODEL` should be a model's folder or its name in {home.models}. "
+        f"Found `{name}`.{nearest(name, known)}"
+    )
+
+
+def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]:
+    """The file's parameters with those of `--set` over them, as dotted names."""
+    import yaml
+
+    from autometa.config import flatten, read_yaml
+
+    chosen: dict[str, Any] = {}
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UserError(f"Option `--config`: `{file}` cannot be read ({exc}).") from None
+        chosen.update(flatten(read_yaml(text, str(file))))
+    for name, value in options.pairs(items, "--set").items():
+        try:
+            chosen[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"Option `--set {name}={value}` has no YAML value.") from None
+    return chosen
+
+
+def _read(path: Path) -> Any:
+    """A table, or the images of a .npy or .npz file."""
+    import numpy as np
+
+    from autometa.tasks.npz import read_npz
+    from autometa.tasks.tables import read_table
+
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        for name in ("x", "X", "images"):
+            if name in arrays:
+                return arrays[name]
+        raise DataError(f"`{path}` should hold an array `x`. Found {', '.join(arrays)}.")
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as exc:
+            raise DataError(f"`{path}` is not a readable .npy file ({exc}).") from None
+    return read_table(path)
+
+
+_WRITERS = (".csv", ".tsv", ".parquet")
+
+
+def _write(frame: Any, path: Path) -> None:
+    try:
+        if path.suffix == ".parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    except OSError as exc:
+        raise UserError(f"Option `--out`: `{path}` cannot be written ({exc}).") from None

@@ -1,0 +1,216 @@
+"""Options that several commands take, defined once, and how their text becomes values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from autometa.errors import UserError
+
+Number = TypeVar("Number", int, float)
+
+
+def at_least(low: float) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A callback that refuses a number below `low`."""
+
+    def check(param: typer.CallbackParam, value: Number | None) -> Number | None:
+        if value is not None and not value >= low:  # `not >=` also refuses NaN
+            raise UserError(f"Option `{_flag(param)}` should be at least {low:g}. Found `{value}`.")
+        return value
+
+    return check
+
+
+def share(param: typer.CallbackParam, value: float) -> float:
+    """Refuse a number outside 0 to 1."""
+    if not 0.0 <= value <= 1.0:
+        raise UserError(f"Option `{_flag(param)}` should be between 0 and 1. Found `{value}`.")
+    return value
+
+
+def _flag(param: typer.CallbackParam) -> str:
+    return next((flag for flag in param.opts if flag.startswith("--")), str(param.name))
+
+
+def names(text: str | None) -> list[str] | None:
+    """`"a, b,c"` to `["a", "b", "c"]`; None stays None."""
+    if text is None:
+        return None
+    found = [part.strip() for part in text.split(",")]
+    return [part for part in found if part]
+
+
+def pairs(items: list[str] | None, option: str) -> dict[str, str]:
+    """`["a=1", "b=x"]` to `{"a": "1", "b": "x"}`.
+
+    Raises:
+        UserError: an item has no `=`, or a name comes twice.
+    """
+    out: dict[str, str] = {}
+    for item in items or []:
+        name, sign, value = item.partition("=")
+        name = name.strip()
+        if not sign or not name or not value.strip():
+            raise UserError(f"Option `{option}` should be NAME=VALUE. Found `{item}`.")
+        if name in out:
+            raise UserError(f"Option `{option}` names `{name}` twice. Give each name once.")
+        out[name] = value.strip()
+    return out
+
+
+def suite_options(
+    *,
+    targets: str | None,
+    target: str | None,
+    task_column: str | None,
+    kind: list[str] | None,
+    metric: list[str] | None,
+    split_column: str | None,
+    group_column: str | None,
+    test: Path | None,
+    drop: str | None,
+) -> dict[str, Any]:
+    """The options of a suite that were given, as keywords of `load_suite`."""
+    chosen: dict[str, Any] = {
+        "targets": names(targets),
+        "target": target,
+        "task_column": task_column,
+        "kinds": _one_or_each(kind, "--kind"),
+        "metrics": _one_or_each(metric, "--metric"),
+        "split_column": split_column,
+        "group_column": group_column,
+        "test": test,
+        "drop": tuple(names(drop) or ()) or None,
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _one_or_each(items: list[str] | None, option: str) -> str | dict[str, str] | None:
+    """One value for all tasks, or one for each that is named."""
+    if not items:
+        return None
+    if len(items) == 1 and "=" not in items[0]:
+        return items[0]
+    return pairs(items, option)
+
+
+# --- the suite ---------------------------------------------------------------------------------
+
+_SUITE = "Tasks and data"
+
+Suite = Annotated[
+    str,
+    typer.Argument(
+        metavar="SUITE",
+        help="A built-in suite (see [bold]autometa suites[/bold]), a *.suite.yaml file, or a "
+        "table: .csv, .tsv, .parquet, .npz.",
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Columns to predict, one task each; the other columns are features.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The one column to predict when --task-column says which task a row belongs to.",
+        rich_help_panel=_SUITE,
+    ),
+]
+TaskColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="The column that names a row's task.", rich_help_panel=_SUITE
+    ),
+]
+Kind = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[TASK=]KIND",
+        help="regression, binary or multiclass, where the guess from the column is not wanted.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Metric = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[TASK=]METRIC",
+        help="rmse, accuracy or auc, for one task or for all.",
+        rich_help_panel=_SUITE,
+    ),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="A column that says train, val or test.",
+        rich_help_panel=_SUITE,
+    ),
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Rows with the same value (a patient, a machine) stay in one split.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Test = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A separate table with the test rows.", rich_help_panel=_SUITE
+    ),
+]
+Drop = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Columns to leave out.", rich_help_panel=_SUITE),
+]
+
+# --- everywhere --------------------------------------------------------------------------------
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Optuna storage, e.g. postgresql+psycopg://user@host/db. Default: one journal file "
+        "a study in the home folder.",
+    ),
+]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where studies and models live. Default: $AUTOMETA_HOME, else ./autometa-home.",
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="MLflow server or store. Default: SQLite in the home folder; [bold]off[/bold] "
+        "tracks nothing.",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or one GPU such as cuda:0.")
+]
+Seed = Annotated[int, typer.Option(callback=at_least(0), help="Seed of everything random.")]
+MaxEpochs = Annotated[
+    int,
+    typer.Option(callback=at_least(1), help="Passes over the training rows of a full training."),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one line of JSON on stdout, all else on stderr."
+    ),
+]

@@ -1,0 +1,192 @@
+"""`autometa search`: the search, its live progress, and what it found."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from autometa.cli import options
+from autometa.cli.group import command_line
+from autometa.cli.output import emit_json, note, quiet_stdout
+from autometa.cli.progress import ProgressView
+
+_SEARCH = "Search"
+_MACHINE = "Where it runs"
+
+
+def search(
+    ctx: typer.Context,
+    suite: options.Suite,
+    targets: options.Targets = None,
+    target: options.Target = None,
+    task_column: options.TaskColumn = None,
+    kind: options.Kind = None,
+    metric: options.Metric = None,
+    split_column: options.SplitColumn = None,
+    group_column: options.GroupColumn = None,
+    test: options.Test = None,
+    drop: options.Drop = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Search space: a YAML file or the name of a shipped one. Default: by the suite.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    n_trials: Annotated[
+        int,
+        typer.Option(
+            callback=options.at_least(1),
+            help="Trials in all, those of an earlier run of this study included.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = 64,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            callback=options.at_least(0),
+            metavar="SECONDS",
+            help="Start no new trial after this time.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    max_epochs: options.MaxEpochs = 27,
+    independent_share: Annotated[
+        float,
+        typer.Option(
+            callback=options.share,
+            help="Share of the trials for independent networks, the yardstick.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = 0.5,
+    sampler: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="tpe, gp, random or cmaes.", rich_help_panel=_SEARCH),
+    ] = "tpe",
+    pruner: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="asha, hyperband, median or none.", rich_help_panel=_SEARCH
+        ),
+    ] = "asha",
+    seed: options.Seed = 0,
+    study_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the study. Default: made from the suite."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the study of this name; starts it if there is none."
+        ),
+    ] = False,
+    storage: options.Storage = None,
+    mlflow_tracking_uri: options.TrackingUri = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.at_least(0),
+            help="Worker processes; 0 runs all in this process. Default: one a CPU core.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A running Ray cluster to join. Default: an own local Ray.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            callback=options.at_least(0),
+            help="GPUs a worker gets; 0.25 puts four workers on one.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = 0.0,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Search what the tasks of SUITE should share, and compare with independent networks.
+
+    Half of the trials tune networks that share, half tune independent ones. The best of each are
+    trained again with several seeds, compared once on the test rows, and the winner is kept as a
+    model.
+    """
+    data = options.suite_options(
+        targets=targets,
+        target=target,
+        task_column=task_column,
+        kind=kind,
+        metric=metric,
+        split_column=split_column,
+        group_column=group_column,
+        test=test,
+        drop=drop,
+    )
+    from autometa import api
+
+    try:
+        with quiet_stdout(), ProgressView() as progress:
+            result = api.search(
+                suite,
+                space=space,
+                study_name=study_name,
+                storage=storage,
+                n_trials=n_trials,
+                timeout=timeout,
+                max_epochs=max_epochs,
+                workers=workers,
+                ray_address=ray_address,
+                gpus_per_worker=gpus_per_worker,
+                independent_share=independent_share,
+                mlflow_tracking_uri=mlflow_tracking_uri,
+                seed=seed,
+                resume=resume,
+                sampler=sampler,
+                pruner=pruner,
+                device=device,
+                home=home,
+                progress=progress,
+                **data,
+            )
+    except KeyboardInterrupt:
+        _stopped(ctx, study_name)
+        raise typer.Exit(130) from None
+    if json:
+        emit_json(result.to_json())
+    else:
+        print_finding(result.to_json())
+    if result.interrupted:
+        _stopped(ctx, result.study)
+        raise typer.Exit(130)
+
+
+def print_finding(found: dict[str, Any]) -> None:
+    """Print what a search found."""
+    raise NotImplementedError
+
+
+def resume_command(words: list[str], study: str | None) -> str:
+    """The command that goes on where the one given by `words` stopped."""
+    words = list(words)
+    if study and not any(word.split("=")[0] == "--study-name" for word in words):
+        words += ["--study-name", study]
+    if "--resume" not in words:
+        words.append("--resume")
+    return shlex.join(["autometa", *words])
+
+
+def _stopped(ctx: typer.Context, study: str | None) -> None:
+    if study is None:
+        note("Stopped. Finished trials are kept; `autometa trials` names the study, then add")
+        note("--study-name NAME --resume to the same command to go on.")
+        return
+    note("Stopped. Finished trials are kept. Go on with:")
+    note(f"  {resume_command(command_line(ctx), study)}")

@@ -1,0 +1,209 @@
+"""`autometa trials`, `best` and `delete`: what a study holds, and how it goes away."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autometa.cli import options
+from autometa.cli.disk import folder_size, study_paths
+from autometa.cli.output import emit_json, note, quiet_stdout, say, shown, size, table
+from autometa.errors import InfrastructureError, StudyError, UserError
+from autometa.home import Home
+
+Row = dict[str, Any]
+
+
+def trials(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="A study; without it, all studies.")
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(callback=options.at_least(0), help="Rows to show; 0 shows all. JSON has all."),
+    ] = 20,
+    storage: options.Storage = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """List a study's trials, best first, or the studies in the home folder."""
+    folder = Home.find(home)
+    if study is None:
+        _list_studies(folder, storage, json)
+        return
+    rows = _rows(folder, study, storage)
+    if json:
+        emit_json(rows)
+        return
+    ordered = sorted(rows, key=_best_first)
+    kept = ordered[:limit] if limit else ordered
+    varied = _varied([row["params"] for row in rows])
+    table(
+        ["trial", "state", "arm", "value", "parameters"],
+        [
+            [
+                row["number"],
+                row["state"],
+                row.get("arm"),
+                row["value"],
+                _text(row["params"], varied),
+            ]
+            for row in kept
+        ],
+        right=["trial", "value"],
+    )
+    if len(kept) < len(ordered):
+        note(f"{len(ordered) - len(kept)} more; --limit 0 shows all.")
+
+
+def best(
+    study: options.Study,
+    arm: Annotated[
+        str | None,
+        typer.Option(metavar="sharing|independent", help="The best of this arm only."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the configuration as YAML, for `autometa train --config`."
+        ),
+    ] = None,
+    storage: options.Storage = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Show the best finished trial of each arm, by its validation score."""
+    if arm not in (None, "sharing", "independent"):
+        raise UserError(f"Option `--arm` should be sharing or independent. Found `{arm}`.")
+    found: dict[str, Row] = {}
+    for row in sorted(_rows(Home.find(home), study, storage), key=_best_first):
+        if row["state"] == "COMPLETE" and arm in (None, row.get("arm")):
+            found.setdefault(str(row.get("arm")), row)
+    if not found:
+        of = f" of arm `{arm}`" if arm else ""
+        raise StudyError(
+            f"Study `{study}` has no finished trial{of} yet. Let it run on with `--resume`."
+        )
+    first = next(iter(found.values()))
+    if out is not None:
+        _write_config(out, first["config"])
+    if json:
+        emit_json({"study": study, "best": first, "arms": found, "out": out})
+        return
+    for name, row in found.items():
+        say(f"{name}: trial {row['number']}, validation score {row['value']:.4f}")
+        for key, value in row["params"].items():
+            say(f"  {key}: {value}")
+    if out is not None:
+        say(f"Written to {shown(out)}; train it with `autometa train SUITE --config {shown(out)}`.")
+
+
+def delete(
+    study: options.Study,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    storage: options.Storage = None,
+    mlflow_tracking_uri: options.TrackingUri = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Delete a study with its checkpoints, its model and its MLflow runs."""
+    from autometa.study import delete_study, read_study
+
+    folder = Home.find(home)
+    record = read_study(folder, study, storage)  # a StudyError names the nearest study
+    n_trials = len(record.get_trials(deepcopy=False))
+    paths = [path for path in study_paths(folder, study) if path.exists()]
+    used = sum(folder_size(path) for path in paths)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"Deleting study `{study}` cannot be undone. Add --yes to confirm.")
+        typer.confirm(
+            f"Delete study {study} with {n_trials} trials, its models and its MLflow runs "
+            f"({size(used)})?",
+            abort=True,
+            err=True,
+        )
+    # The study first, because this refuses while a search is running.
+    delete_study(folder, study, storage)
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    n_runs = 0
+    if mlflow_tracking_uri != "off":
+        n_runs = _delete_runs(folder, study, mlflow_tracking_uri)
+    if json:
+        emit_json({"study": study, "trials": n_trials, "runs": n_runs, "bytes": used})
+    else:
+        say(f"Deleted study {study}: {n_trials} trials, {n_runs} MLflow runs, {size(used)}.")
+
+
+def _list_studies(home: Home, storage: str | None, json: bool) -> None:
+    from autometa.study import list_studies
+
+    found = list_studies(home, storage)
+    if json:
+        emit_json(found)
+    elif found:
+        for name in found:
+            say(str(name))
+    else:
+        note(f"No study in {shown(home.root)} yet. Start one with `autometa search SUITE`.")
+
+
+def _rows(home: Home, study: str, storage: str | None) -> list[Row]:
+    from autometa.study import read_study, trial_rows
+
+    return trial_rows(read_study(home, study, storage))
+
+
+def _delete_runs(home: Home, study: str, uri: str | None) -> int:
+    if uri is None and not home.mlflow_db.exists():
+        return 0
+    from autometa.tracking import delete_runs
+
+    try:
+        with quiet_stdout():
+            return delete_runs(uri, home, study)
+    except InfrastructureError as exc:
+        raise InfrastructureError(
+            f"Study `{study}` is deleted, but not its MLflow runs: {exc} Delete them in the UI."
+        ) from exc
+
+
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    import yaml
+
+    try:
+        path.write_text(yaml.safe_dump(dict(config), sort_keys=True), encoding="utf-8")
+    except OSError as exc:
+        raise UserError(f"Option `--out`: `{path}` cannot be written ({exc.strerror}).") from None
+
+
+def _best_first(row: Row) -> tuple[int, float, int]:
+    order = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "WAITING": 3, "FAIL": 4}
+    value = row["value"]
+    return (order.get(row["state"], 5), -value if value is not None else 0.0, row["number"])
+
+
+def _varied(params: list[dict[str, Any]]) -> set[str]:
+    """Names that do not have one value everywhere: the others would only fill the line."""
+    seen: dict[str, set[str]] = {}
+    for one in params:
+        for name, value in one.items():
+            seen.setdefault(name, set()).add(repr(value))
+    return {name for name, values in seen.items() if len(values) > 1}
+
+
+def _text(params: dict[str, Any], names: set[str]) -> str:
+    parts = []
+    for name, value in params.items():
+        if name in names:
+            parts.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}")
+    return " ".join(parts)

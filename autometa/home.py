@@ -1,0 +1,70 @@
+"""The home folder: where studies, checkpoints, models and the tracking database live."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from autometa.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below one home folder. Nothing is created until it is written."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str] | None = None) -> Home:
+        """`path`, else `$AUTOMETA_HOME`, else `./autometa-home`; always absolute."""
+        chosen = path or os.environ.get("AUTOMETA_HOME") or "autometa-home"
+        return cls(Path(chosen).expanduser().resolve())
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def priors(self) -> Path:
+        return self.root / "priors"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
+    def journal(self, study: str) -> Path:
+        return self.studies / f"{study}.journal"
+
+    def checkpoints(self, study: str) -> Path:
+        return self.root / "checkpoints" / study
+
+
+def check_study_name(name: str) -> str:
+    """Return `name` if it can be a file name on every system.
+
+    Raises:
+        UserError: it is empty, starts with a dot, or has other characters than
+            letters, digits, `.`, `_` and `-`.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            "Parameter `study_name` should be 1 to 100 letters, digits, `.`, `_` or `-` and start "
+            f"with a letter or digit. Found `study_name = {name!r}`."
+        )
+    return name

@@ -1,0 +1,322 @@
+"""The final comparison: the best of each arm, re-run, paired, and read on the test rows once.
+
+The three best trials of each arm are run again with three new seeds each, on validation; the mean
+names the arm's winner. The two winners are then trained with five seeds that both share, and their
+predictions on the test rows are compared. Nothing else ever opens the test rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+from torch import device as torch_device
+
+from autometa.baselines import gbdt_predictions
+from autometa.comparison import Comparison, compare
+from autometa.errors import InfrastructureError
+from autometa.metrics import evaluate
+from autometa.model import Model
+from autometa.searching.executors import Executor, UnitList
+from autometa.searching.loop import SearchSettings, run_seed
+from autometa.searching.progress import Progress
+from autometa.searching.units import UnitResult, WorkUnit
+from autometa.space import Arm
+from autometa.tasks import Rows, TaskSuite
+from autometa.training.population import Trainer, task_specs
+from autometa.training.state import PopulationState, Run, load_run
+from autometa.trial import TrialConfig
+
+#: finalists of each arm, their validation seeds, and the paired seeds of the final comparison
+FINALISTS, RERUN_SEEDS, FINAL_SEEDS = 3, 3, 5
+#: streams of seeds that no trial uses
+_RERUN, _FINAL, _REFIT = 1_000_001, 1_000_002, 1_000_003
+
+
+class Interrupted(Exception):
+    """The user stopped the judgement; it starts over on resume."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that was run again: its mean score on validation and what it was."""
+
+    arm: Arm
+    number: int
+    config: TrialConfig
+    value: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the final comparison found, and the model it recommends.
+
+    Attributes:
+        winners: the winner of each arm that was searched.
+        test: plain JSON: scores, Δm, verdict and tasks, as `Comparison.to_json` gives it.
+        model: folder of the recommended model.
+    """
+
+    winners: dict[str, Finalist]
+    test: dict[str, Any]
+    model: Path
+
+
+class Judge:
+    """Runs the final comparison of a study.
+
+    Args:
+        suite: with its test rows, opened here and nowhere else.
+        folder: for the copy of the suite that workers read, and checkpoints.
+        models: folder that the recommended model is written to.
+    """
+
+    def __init__(
+        self,
+        suite: TaskSuite,
+        settings: SearchSettings,
+        executor: Executor,
+        *,
+        study: str,
+        folder: Path,
+        models: Path,
+        notify: Callable[[Progress], None],
+    ) -> None:
+        self._suite = suite
+        self._settings = settings
+        self._executor = executor
+        self._study = study
+        self._folder = folder
+        self._models = models
+        self._notify = notify
+
+    def run(self, trials: Sequence[FrozenTrial]) -> Judgement:
+        """Compare the arms and leave the recommended model.
+
+        Raises:
+            Interrupted: the user stopped it.
+            InfrastructureError: no trial completed, or no finalist could be trained again.
+        """
+        winners = self._winners(trials)
+        states = self._train_final(winners)
+        test = self._compare(winners, states)
+        best = winners[test["recommended"]]
+        model = self._refit(best, test)
+        return Judgement(winners, test, model)
+
+    def _winners(self, trials: Sequence[FrozenTrial]) -> dict[str, Finalist]:
+        finalists = [f for arm in ("sharing", "independent") for f in best_of(trials, arm)]
+        if not finalists:
+            raise InfrastructureError(
+                "No trial completed, so there is nothing to judge. `autometa trials "
+                f"{self._study}` gives the reason of each failure; resume with more trials."
+            )
+        self._suite.without_test().save(self._folder / "suite")
+        values = self._rerun(finalists)
+        winners: dict[str, Finalist] = {}
+        for trial, value in zip(finalists, values, strict=True):
+            arm = trial.user_attrs["arm"]
+            if value is not None and (arm not in winners or value > winners[arm].value):
+                config = TrialConfig.from_flat(trial.user_attrs["config"])
+                winners[arm] = Finalist(arm, trial.number, config, value)
+        if not winners:
+            raise InfrastructureError(
+                "None of the best trials could be trained again: all diverged with new seeds. "
+                "Lower the learning rates of the space and resume with more trials."
+            )
+        return winners
+
+    def _rerun(self, finalists: Sequence[FrozenTrial]) -> list[float | None]:
+        """Mean validation score of each finalist over new seeds; None if a run failed."""
+        units = []
+        for trial in finalists:
+            seeds = [
+                run_seed(self._settings.seed, _RERUN, trial.number, k) for k in range(RERUN_SEEDS)
+            ]
+            config = trial.user_attrs["config"]
+            units.append(self._unit(f"rerun-{trial.number}", config, seeds, keep=False))
+        values: list[float | None] = []
+        for result in self._execute(units, "The best trials of each arm run again with new seeds"):
+            scores = [r.value for r in result.results]
+            values.append(
+                None if any(s is None for s in scores) else float(np.mean([s or 0 for s in scores]))
+            )
+        return values
+
+    def _train_final(self, winners: dict[str, Finalist]) -> dict[str, PopulationState]:
+        """Every winner trained with the same seeds."""
+        seeds = [run_seed(self._settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
+        units = [
+            self._unit(f"final-{arm}", winner.config.flat(), seeds, keep=True)
+            for arm, winner in winners.items()
+        ]
+        results = self._execute(units, "The winner of each arm trained with five paired seeds")
+        states = {}
+        for (arm, winner), unit, result in zip(winners.items(), units, results, strict=True):
+            failed = [r.reason for r in result.results if r.reason]
+            if failed:
+                raise InfrastructureError(
+                    f"A final run of trial {winner.number} failed: {failed[0]}"
+                )
+            states[arm] = PopulationState.join([load_run(unit.checkpoint(n)) for n in unit.names])
+        return states
+
+    def _compare(
+        self, winners: dict[str, Finalist], states: dict[str, PopulationState]
+    ) -> dict[str, Any]:
+        stripped = self._suite.without_test()
+        specs = task_specs(stripped)
+        trainer = Trainer(stripped, self._settings.max_epochs, torch_device("cpu"))
+        test = self._suite.open_test()
+        predictions = {
+            arm: trainer.predict(
+                [Run(winner.config, k) for k in range(FINAL_SEEDS)], states[arm], test
+            )
+            for arm, winner in winners.items()
+        }
+        truth = test.y.numpy()
+        where = {"mask": test.mask.numpy(), "task": _numpy(test.task)}
+        trees = None if self._suite.is_image else self._trees(test)
+        if len(winners) == 2:
+            found: Comparison = compare(
+                predictions["sharing"],
+                predictions["independent"],
+                truth,
+                specs,
+                gbdt=trees,
+                suite=self._suite.name,
+                sharing=describe_sharing(winners["sharing"].config),
+                seed=self._settings.seed,
+                **where,
+            )
+            return found.to_json()
+        (arm,) = winners
+        score = float(evaluate(predictions[arm], truth, specs, **where).value().mean())
+        gbdt = None if trees is None else float(evaluate(trees, truth, specs, **where).value())
+        return one_arm(arm, self._suite.name, score, gbdt)
+
+    def _trees(self, test: Rows) -> np.ndarray:
+        train = self._suite.rows("train")
+        return gbdt_predictions(
+            train.x.numpy(),
+            train.y.numpy(),
+            test.x.numpy(),
+            task_specs(self._suite.without_test()),
+            mask_train=train.mask.numpy(),
+            task_train=_numpy(train.task),
+            task=_numpy(test.task),
+            seed=self._settings.seed,
+        )
+
+    def _refit(self, winner: Finalist, test: dict[str, Any]) -> Path:
+        merged = self._suite.merged()
+        merged.save(self._folder / "merged")
+        seed = run_seed(self._settings.seed, _REFIT)
+        unit = self._unit("refit", winner.config.flat(), [seed], keep=True, suite="merged")
+        (result,) = self._execute([unit], "The recommended model trained on train and validation")
+        if result.results[0].reason:
+            raise InfrastructureError(f"The final refit failed: {result.results[0].reason}")
+        facts = {
+            "suite": self._suite.name,
+            "fingerprint": self._suite.fingerprint,
+            "study": self._study,
+            "trial": winner.number,
+            "arm": winner.arm,
+            "epochs": self._settings.max_epochs,
+            "seed": seed,
+            "validation_score": winner.value,
+            "test_score": test["score" if winner.arm == "sharing" else "independent_score"],
+            "verdict": test["verdict"],
+        }
+        state = load_run(unit.checkpoint("refit-0"))
+        path = self._models / self._study
+        shutil.rmtree(path, ignore_errors=True)
+        return Model.of(merged, winner.config, state, facts).save(path)
+
+    def _unit(
+        self,
+        name: str,
+        config: dict[str, Any],
+        seeds: Sequence[int],
+        *,
+        keep: bool,
+        suite: str = "suite",
+    ) -> WorkUnit:
+        return WorkUnit(
+            names=tuple(f"{name}-{k}" for k in range(len(seeds))),
+            configs=(config,) * len(seeds),
+            seeds=tuple(seeds),
+            from_epoch=0,
+            to_epoch=self._settings.max_epochs,
+            max_epochs=self._settings.max_epochs,
+            suite=str(self._folder / suite),
+            checkpoints=str(self._folder),
+            keep=keep,
+            device=self._settings.device,
+        )
+
+    def _execute(self, units: list[WorkUnit], message: str) -> list[UnitResult]:
+        self._notify(Progress("judge", 0, len(units), message=message))
+        source = UnitList(units)
+        if not self._executor.run(source):
+            raise Interrupted
+        results = [result for result in source.results if result is not None]
+        if len(results) != len(units):
+            raise Interrupted
+        return results
+
+
+def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
+    """The best completed trials of an arm, best first; equal values favour the earlier one."""
+    done = [
+        t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm
+    ]
+    return sorted(done, key=lambda t: (-(t.value or 0.0), t.number))[:FINALISTS]
+
+
+def describe_sharing(config: TrialConfig) -> str:
+    """How a configuration shares, in a few words: "hard sharing (2 of 3 blocks, FiLM)"."""
+    flat = config.flat()
+    details = []
+    if flat["sharing.kind"] == "hard":
+        depth = flat["backbone.depth"]
+        split = flat["sharing.split_at"]
+        details.append(f"{depth if split is None else split} of {depth} blocks shared")
+    if flat["conditioning.kind"] != "none":
+        details.append(f"{flat['conditioning.kind']} conditioning at {flat['conditioning.at']}")
+    if flat["head"] == "single_head":
+        details.append("one head for all tasks")
+    return f"{flat['sharing.kind']} sharing ({', '.join(details)})"
+
+
+def one_arm(arm: str, suite: str, score: float, gbdt: float | None) -> dict[str, Any]:
+    """The result where one arm was searched and there is nothing to compare with."""
+    other = "independent networks" if arm == "sharing" else "sharing"
+    missing = "independent" if arm == "sharing" else "sharing"
+    return {
+        "suite": suite,
+        "outcome": "undecided",
+        "recommended": arm,
+        "score": score if arm == "sharing" else None,
+        "independent_score": score if arm == "independent" else None,
+        "gbdt_score": gbdt,
+        "constant_score": 0.0,
+        "difference": None,
+        "difference_ci": None,
+        "delta_m": None,
+        "delta_m_ci": None,
+        "tasks": [],
+        "verdict": (
+            f"No comparison on {suite}: no trial of the {missing} arm completed, so nothing can "
+            f"be said about {other}; the network found scores {score:.3f}."
+        ),
+    }
+
+
+def _numpy(values: Any) -> np.ndarray | None:
+    return None if values is None else values.numpy()

@@ -1,0 +1,69 @@
+"""The contract of a learner: how task parameters are obtained, scored and used."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from autometa.config import Config
+from autometa.networks import Problem, Step
+from autometa.sharing import Params, Role
+
+
+class Batch(NamedTuple):
+    """Rows of one step of one run.
+
+    Attributes:
+        x: aligned [row, *feature]; grouped [task, row, *feature].
+        y: [task, row]; standardised values or class indices; 0 where missing.
+        mask: [task, row]; True where a label is present.
+        tasks: [task]; which tasks these are.
+    """
+
+    x: Float[Tensor, "*rows"]
+    y: Float[Tensor, "task row"]
+    mask: Bool[Tensor, "task row"]
+    tasks: Int[Tensor, " task"]
+
+
+class Learner(ABC):
+    """One model: θ and buffers are passed in, nothing is kept.
+
+    The trainer calls `adapt` on the support rows, `loss` on the query rows; for a learner with
+    nothing to adapt, both are the training rows.
+    """
+
+    Config: ClassVar[type[Config]]
+    problem: Problem
+
+    @abstractmethod
+    def init(self, generator: torch.Generator) -> tuple[Params, Params]:
+        """Draw θ and buffers."""
+
+    @abstractmethod
+    def roles(self) -> dict[str, Role]:
+        """The role of every leaf of θ."""
+
+    @abstractmethod
+    def adapt(self, params: Params, support: Any) -> Params:
+        """Task parameters φ from θ and the support rows."""
+
+    @abstractmethod
+    def loss(
+        self, params: Params, buffers: Params, batch: Batch, step: Step
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " task"], Params]:
+        """Objective of a batch, the loss of each task in it, and the buffers after it."""
+
+    @abstractmethod
+    def predict(
+        self,
+        params: Params,
+        buffers: Params,
+        x: Tensor,
+        tasks: Int[Tensor, " task"],
+    ) -> Float[Tensor, "task row output"]:
+        """Outputs in evaluation: standardised values, logits (−∞ beyond a task's classes)."""

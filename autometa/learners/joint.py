@@ -1,0 +1,97 @@
+"""Multi-task learning: there is nothing to adapt, every task trains the network jointly."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from autometa.balancing import Balancer
+from autometa.config import Config
+from autometa.learners.base import Batch, Learner
+from autometa.learners.losses import at_least_float32, mask_classes, row_losses, task_losses
+from autometa.networks import ConditioningConfig, Problem, Step
+from autometa.sharing import Params, Role, Sharing
+from autometa.sharing.base import subset
+
+
+class JointConfig(Config):
+    """No parameter of its own."""
+
+    kind: Literal["joint"] = "joint"
+
+
+class Joint(Learner):
+    """θ = network, task embeddings and balancing weights; `adapt` is the identity."""
+
+    Config = JointConfig
+
+    def __init__(
+        self,
+        config: JointConfig,
+        problem: Problem,
+        network: Sharing,
+        conditioning: ConditioningConfig,
+        balancer: Balancer,
+    ) -> None:
+        self.problem = problem
+        self.network = network
+        self._conditioning = conditioning
+        self._balancer = balancer
+        self._class_mask = problem.class_mask()
+        self._masked = not bool(self._class_mask.all())
+
+    def init(self, generator: torch.Generator) -> tuple[Params, Params]:
+        params, buffers = self.network.init(generator)
+        if self._has_embedding:
+            shape = (self.problem.n_tasks, self._conditioning.dim)
+            params["embedding.weight"] = torch.randn(shape, generator=generator)
+        for name, leaf in self._balancer.init(self.problem.n_tasks).items():
+            params[f"balancing.{name}"] = leaf
+        return params, buffers
+
+    def roles(self) -> dict[str, Role]:
+        roles = self.network.roles()
+        if self._has_embedding:
+            roles["embedding.weight"] = "task"
+        for name in self._balancer.init(self.problem.n_tasks):
+            roles[f"balancing.{name}"] = "task"
+        return roles
+
+    def adapt(self, params: Params, support: Any) -> Params:
+        return params
+
+    def loss(
+        self, params: Params, buffers: Params, batch: Batch, step: Step
+    ) -> tuple[Tensor, Tensor, Params]:
+        out, buffers = self._forward(params, buffers, batch.x, batch.tasks, step)
+        rows = row_losses(self.problem, at_least_float32(out), batch.y)
+        losses, present = task_losses(rows, batch.mask)
+        total = self._balancer.combine(subset(params, "balancing"), losses, present, batch.tasks)
+        penalty = self.network.penalty(params, step)
+        return total if penalty is None else total + penalty, losses, buffers
+
+    def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
+        return at_least_float32(self._forward(params, buffers, x, tasks, Step())[0])
+
+    @property
+    def _has_embedding(self) -> bool:
+        return self._conditioning.kind != "none" and self._conditioning.embedding == "learned"
+
+    def _forward(
+        self, params: Params, buffers: Params, x: Tensor, tasks: Tensor, step: Step
+    ) -> tuple[Tensor, Params]:
+        out, buffers = self.network.forward(
+            params, buffers, x, tasks=tasks, z=self._z(params, tasks), step=step
+        )
+        if self._masked:
+            out = mask_classes(out, self._class_mask.to(out.device), tasks)
+        return out, buffers
+
+    def _z(self, params: Params, tasks: Tensor) -> Tensor | None:
+        if self._conditioning.kind == "none":
+            return None
+        if self._has_embedding:
+            return params["embedding.weight"][tasks]
+        return torch.eye(self.problem.n_tasks, device=tasks.device)[tasks]

@@ -1,0 +1,264 @@
+"""A trained model: everything that is needed to predict, in one folder without pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit, softmax
+from torch import Tensor, nn
+
+from autometa.config import parse
+from autometa.errors import DataError, UserError, nearest
+from autometa.learners import Learner
+from autometa.networks import Problem
+from autometa.sharing import Params
+from autometa.tasks import Task, TaskSuite
+from autometa.tasks.encoder import Encoder, encoder_from_json
+from autometa.tasks.task import task_numbers
+from autometa.training.predicting import predict
+from autometa.training.state import Layout, PopulationState, read_tensors, write_tensors
+from autometa.trial import TrialConfig, build
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its weights, and how a table becomes its input.
+
+    Attributes:
+        config: what was trained.
+        tasks: what it predicts, in order.
+        facts: where it comes from: suite, study, epochs, seed, scores.
+    """
+
+    config: TrialConfig
+    problem: Problem
+    tasks: tuple[Task, ...]
+    encoder: Encoder | None
+    target: str | None
+    task_column: str | None
+    params: Params
+    buffers: Params
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        suite: TaskSuite,
+        config: TrialConfig,
+        state: PopulationState,
+        facts: dict[str, Any],
+    ) -> Model:
+        """The first run of a population as a model."""
+        problem = Problem.of(suite)
+        params, _ = build(config, problem).init(torch.Generator().manual_seed(0))
+        leaves = Layout(params).unpack(state.values[0].detach().cpu())
+        return cls(
+            config,
+            problem,
+            suite.tasks,
+            suite.encoder,
+            suite.target,
+            suite.task_column,
+            {name: leaf.clone() for name, leaf in leaves.items()},
+            {name: buffer[0].detach().cpu() for name, buffer in state.buffers.items()},
+            facts,
+        )
+
+    def save(self, folder: Path) -> Path:
+        """Write `model.json` and `weights.safetensors`.
+
+        Raises:
+            InfrastructureError: the disk refuses it.
+        """
+        tensors = {f"params.{n}": t for n, t in self.params.items()}
+        tensors |= {f"buffers.{n}": t for n, t in self.buffers.items()}
+        write_tensors(tensors, {"format": str(_FORMAT)}, folder / "weights.safetensors")
+        facts = {
+            "format": _FORMAT,
+            "config": self.config.flat(),
+            "problem": self.problem.model_dump(mode="json"),
+            "tasks": [task.to_json() for task in self.tasks],
+            "encoder": None if self.encoder is None else self.encoder.to_json(),
+            "target": self.target,
+            "task_column": self.task_column,
+            "facts": self.facts,
+        }
+        (folder / "model.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Model:
+        """The inverse of `save`.
+
+        Raises:
+            UserError: the folder holds no model that this version can read.
+        """
+        path = Path(folder)
+        try:
+            facts = json.loads((path / "model.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise UserError(f"Folder `{path}` holds no autometa model ({exc}).") from None
+        if facts.get("format") != _FORMAT:
+            raise UserError(
+                f"Model `{path}` has format {facts.get('format')}; this version reads {_FORMAT}. "
+                "Install the version of autometa that wrote it."
+            )
+        tensors, _ = read_tensors(path / "weights.safetensors")
+        return cls(
+            TrialConfig.from_flat(facts["config"]),
+            parse(Problem, facts["problem"]),
+            tuple(Task.from_json(task) for task in facts["tasks"]),
+            None if facts["encoder"] is None else encoder_from_json(facts["encoder"]),
+            facts["target"],
+            facts["task_column"],
+            {n[7:]: t for n, t in tensors.items() if n.startswith("params.")},
+            {n[8:]: t for n, t in tensors.items() if n.startswith("buffers.")},
+            facts["facts"],
+        )
+
+    def predict(
+        self,
+        table: pd.DataFrame | np.ndarray | Tensor,
+        tasks: str | Sequence[Any] | None = None,
+        *,
+        proba: bool = False,
+    ) -> pd.DataFrame:
+        """Predictions in original units and labels.
+
+        Args:
+            table: rows as they were given to the search; extra columns are ignored. Images as
+                an array [row, height, width] or [row, channel, height, width].
+            tasks: aligned models: which targets to predict (all if not given). Grouped models:
+                the task of each row, or one task for all; taken from the table's task column if
+                not given.
+            proba: class probabilities instead of labels, one column a class.
+
+        Returns:
+            One row an input row, with the table's index. Aligned: a column a target (with
+            `proba`, `target=label` columns). Grouped: the task column and `prediction`.
+
+        Raises:
+            DataError: a column is missing, a task is unknown.
+        """
+        if self.encoder is None:
+            x = torch.as_tensor(np.asarray(table), dtype=torch.float32)
+        else:
+            x = self.encoder.encode(table)
+        index = table.index if isinstance(table, pd.DataFrame) else pd.RangeIndex(len(x))
+        if self.problem.layout == "aligned":
+            return self._predict_aligned(x, index, tasks, proba)
+        return self._predict_grouped(x, index, table, tasks, proba)
+
+    def module(self) -> nn.Module:
+        """The network as a plain `nn.Module`: x and, if grouped, task numbers in, outputs out."""
+        return _Module(self._learner(), self.params, self.buffers)
+
+    def _learner(self) -> Learner:
+        return build(self.config, self.problem)
+
+    def _outputs(self, x: Tensor, task: Tensor | None) -> np.ndarray:
+        stacked = {n: t[None] for n, t in self.params.items()}
+        buffers = {n: t[None] for n, t in self.buffers.items()}
+        return predict(self._learner(), stacked, buffers, x, task, torch.device("cpu"))[0]
+
+    def _predict_aligned(
+        self, x: Tensor, index: pd.Index, tasks: str | Sequence[Any] | None, proba: bool
+    ) -> pd.DataFrame:
+        names = [task.name for task in self.tasks]
+        wanted = names if tasks is None else [tasks] if isinstance(tasks, str) else list(tasks)
+        for name in wanted:
+            if name not in names:
+                raise DataError(f"The model has no target `{name}`.{nearest(name, names)}")
+        out = self._outputs(x, None)
+        columns: dict[str, Any] = {}
+        for name in wanted:
+            number = names.index(name)
+            task = self.tasks[number]
+            if proba and task.kind != "regression":
+                shares = class_probabilities(task, out[number])
+                for label, share in zip(task.classes, shares.T, strict=True):
+                    columns[f"{name}={label}"] = share
+            else:
+                columns[name] = labels_of(task, out[number])
+        return pd.DataFrame(columns, index=index)
+
+    def _predict_grouped(
+        self, x: Tensor, index: pd.Index, table: Any, tasks: Any, proba: bool
+    ) -> pd.DataFrame:
+        column = self.task_column or "task"
+        if tasks is None:
+            if not isinstance(table, pd.DataFrame) or column not in table:
+                raise DataError(
+                    f"The table has no column `{column}`, which says the task of each row. Add "
+                    "it, or name the task."
+                )
+            tasks = table[column]
+        elif isinstance(tasks, str) or np.ndim(tasks) == 0:
+            tasks = [tasks] * len(x)
+        numbers = task_numbers(self.tasks, tasks)
+        if len(numbers) != len(x):
+            raise DataError(f"There are {len(x)} rows and {len(numbers)} tasks given for them.")
+        out = self._outputs(x, numbers)
+        found = pd.Series([None] * len(x), dtype=object)
+        shares = pd.DataFrame(index=range(len(x)))
+        for number in torch.unique(numbers).tolist():
+            task, rows = self.tasks[number], (numbers == number).numpy()
+            found[rows] = list(labels_of(task, out[rows]))
+            if proba and task.kind != "regression":
+                for label, share in zip(
+                    task.classes, class_probabilities(task, out[rows]).T, strict=True
+                ):
+                    shares.loc[rows, f"{self.target or 'prediction'}={label}"] = share
+        if proba and len(shares.columns):
+            result = shares
+        else:
+            result = pd.DataFrame({"prediction": found.infer_objects()})
+        result.insert(0, column, [self.tasks[number].name for number in numbers.tolist()])
+        return result.set_axis(index, axis=0)
+
+
+def labels_of(task: Task, out: np.ndarray) -> np.ndarray:
+    """Outputs [row, output] of one task to values in its units, or to its labels."""
+    if task.kind == "regression":
+        return task.restore(out[:, 0])
+    if task.kind == "binary":
+        return task.restore((out[:, 0] > 0).astype(np.int64))
+    return task.restore(out[:, : task.n_outputs].argmax(1))
+
+
+def class_probabilities(task: Task, out: np.ndarray) -> np.ndarray:
+    """Outputs [row, output] of one classification task to probabilities [row, class]."""
+    if task.kind == "binary":
+        positive = expit(out[:, 0].astype(np.float64))
+        return np.stack([1.0 - positive, positive], axis=1)
+    return np.asarray(softmax(out[:, : task.n_outputs].astype(np.float64), axis=1))
+
+
+class _Module(nn.Module):
+    """The learner's prediction with its parameters registered."""
+
+    def __init__(self, learner: Learner, params: Params, buffers: Params) -> None:
+        super().__init__()
+        self._learner = learner
+        self._names = list(params)
+        self.weights = nn.ParameterList([nn.Parameter(params[n].clone()) for n in self._names])
+        self._state = list(buffers)
+        for place, name in enumerate(self._state):
+            self.register_buffer(f"state_{place}", buffers[name].clone())
+
+    def forward(self, x: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """x: [row, *feature] aligned, [task, row, *feature] grouped with `tasks` [task]."""
+        if tasks is None:
+            tasks = torch.arange(self._learner.problem.n_tasks, device=x.device)
+        params = dict(zip(self._names, self.weights, strict=True))
+        buffers = {n: getattr(self, f"state_{i}") for i, n in enumerate(self._state)}
+        return self._learner.predict(params, buffers, x, tasks)

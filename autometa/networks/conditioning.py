@@ -1,0 +1,84 @@
+"""How the task representation z [Z] enters a block: four ways, one `Modulation`.
+
+| kind | what is computed | start |
+|---|---|---|
+| `none` | nothing | – |
+| `additive` | W h + V z | V = 0: the plain network |
+| `concat` | W' [h; z] = W h + V z | V drawn with fan-in H + Z, as the joint matrix W' would be |
+| `multiplicative` | (1 + V₁ z) ⊙ norm(W h) + V₂ z (FiLM, Perez et al. 2018) | V = 0 |
+
+Concatenation followed by a linear layer *is* addition, so `concat` and `additive` build the same
+graph and differ in their start alone; for images z is a constant map whose border is padded by
+replication.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from autometa.config import Config
+from autometa.networks.layers import Modulation, fan_in_uniform
+
+CONDITIONING = ("none", "concat", "additive", "multiplicative")
+
+
+class ConditioningConfig(Config):
+    """Which conditioning, where, and what z is.
+
+    `at`: the first block (`input`), `every` block, the `last` block, or the `head` (with
+    `additive` a bias for each task). `embedding`: z learned with `dim` entries, or one-hot.
+    """
+
+    kind: Literal["none", "concat", "additive", "multiplicative"] = "none"
+    at: Literal["input", "every", "last", "head"] = "every"
+    embedding: Literal["learned", "one_hot"] = "learned"
+    dim: int = Field(8, ge=1, le=1024)
+
+    def shape(self) -> dict[str, Any]:
+        if self.kind == "none":
+            return {"kind": "none"}
+        dumped = super().shape()
+        if self.kind == "concat":
+            dumped["kind"] = "additive"
+        return dumped
+
+    def places(self, n_blocks: int) -> tuple[int, ...]:
+        """Block numbers at which z enters; `n_blocks` stands for the head."""
+        if self.kind == "none":
+            return ()
+        where = {
+            "input": (0,),
+            "every": tuple(range(n_blocks)),
+            "last": (n_blocks - 1,),
+            "head": (n_blocks,),
+        }
+        return where[self.at]
+
+
+class Conditioner:
+    """The parameters with which z enters one block (or head) with `channels` outputs."""
+
+    def __init__(self, kind: str, fan_in: int, channels: int, z_dim: int) -> None:
+        self._kind = kind
+        self._fan_in = fan_in
+        self._rows = 2 * channels if kind == "multiplicative" else channels
+        self._z_dim = z_dim
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = (self._rows, self._z_dim)
+        if self._kind == "concat":
+            return {"weight": fan_in_uniform(shape, self._fan_in + self._z_dim, generator)}
+        return {"weight": torch.zeros(shape)}
+
+    def modulation(self, params: dict[str, Tensor], z: Float[Tensor, " z"]) -> Modulation:
+        out = F.linear(z, params["weight"])
+        if self._kind == "multiplicative":
+            scale, offset = out.chunk(2, dim=-1)
+            return Modulation(scale=scale, offset=offset)
+        return Modulation(shift=out)

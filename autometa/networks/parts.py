@@ -1,0 +1,79 @@
+"""The parts a sharing mechanism arranges: backbone, conditioners and heads, for T tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from autometa.networks.conditioning import Conditioner, ConditioningConfig
+from autometa.networks.head import Head
+from autometa.networks.layers import Modulation
+from autometa.networks.problem import Problem, Step
+
+
+class Block(Protocol):
+    """One step of a backbone, for one model and one task.
+
+    `fan_in`: inputs that feed one output of its first layer; `channels`: its outputs.
+    """
+
+    fan_in: int
+    channels: int
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]: ...
+
+    def forward(
+        self, params: dict[str, Tensor], x: Tensor, modulation: Modulation, step: Step
+    ) -> Tensor: ...
+
+
+class Backbone(Protocol):
+    """An ordered list of blocks; what users register must look like this."""
+
+    blocks: tuple[Block, ...]
+    out_features: int
+
+    def enter(self, x: Tensor) -> Tensor: ...
+
+    def leave(self, h: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a sharing mechanism needs to build and run the network of one trial.
+
+    `conditioners` maps a block number (`n_blocks` for the head) to how z enters there.
+    """
+
+    problem: Problem
+    backbone: Backbone
+    head: Head
+    head_per_task: bool
+    conditioners: dict[int, Conditioner]
+
+    @classmethod
+    def assemble(
+        cls,
+        problem: Problem,
+        backbone: Backbone,
+        conditioning: ConditioningConfig,
+        head: Literal["multi_head", "single_head"],
+        z_dim: int,
+    ) -> Parts:
+        blocks = backbone.blocks
+        out = Head(backbone.out_features, problem.width)
+        fan_ins = [block.fan_in for block in blocks] + [backbone.out_features]
+        channels = [block.channels for block in blocks] + [out.channels]
+        conditioners = {
+            place: Conditioner(conditioning.kind, fan_ins[place], channels[place], z_dim)
+            for place in conditioning.places(len(blocks))
+        }
+        return cls(problem, backbone, out, head == "multi_head", conditioners)
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.backbone.blocks)
+

@@ -1,0 +1,75 @@
+"""What a network must know of a suite: shapes and kinds, no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from autometa.config import Config
+
+if TYPE_CHECKING:
+    from autometa.tasks import TaskSuite
+
+Kind = Literal["regression", "binary", "multiclass"]
+
+
+class Problem(Config):
+    """Shapes and kinds of a suite: enough to build a network, and part of a saved model.
+
+    `n_outputs[t]` is 1 for regression and binary tasks (a standardised value; a logit) and the
+    number of classes for multiclass tasks.
+    """
+
+    layout: Literal["aligned", "grouped"]
+    feature_shape: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+    n_outputs: tuple[int, ...]
+
+    @classmethod
+    def of(cls, suite: TaskSuite) -> Problem:
+        return cls(
+            layout=suite.layout,
+            feature_shape=tuple(suite.feature_shape),
+            kinds=tuple(task.kind for task in suite.tasks),
+            n_outputs=tuple(task.n_outputs for task in suite.tasks),
+        )
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def width(self) -> int:
+        """Number of output channels O: the most that any task needs."""
+        return max(self.n_outputs)
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.feature_shape) == 3
+
+    def class_mask(self) -> Bool[Tensor, "task output"]:
+        """True where an output channel belongs to the task."""
+        channel = torch.arange(self.width)
+        return channel[None] < torch.tensor(self.n_outputs)[:, None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a forward pass may depend on besides parameters and rows.
+
+    Attributes:
+        train: dropout is on.
+        key: the run's random stream at this step, a scalar int32 tensor (None in evaluation).
+        rates: the run's own scalars by name (`dropout`, penalties, …), tensors of shape [].
+    """
+
+    train: bool = False
+    key: Tensor | None = None
+    rates: dict[str, Tensor] | None = None
+
+    def rate(self, name: str) -> Tensor | None:
+        return None if self.rates is None else self.rates.get(name)

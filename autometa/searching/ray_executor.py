@@ -1,0 +1,176 @@
+"""Units on Ray: one `Tuner` hands them to reused actors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from typing import Any
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import ray
+    from ray import tune
+    from ray.tune import Trainable
+    from ray.tune.search import Searcher
+
+from autometa.errors import InfrastructureError
+from autometa.searching.executors import FINISHED, Source
+from autometa.searching.units import UnitResult, WorkUnit, run_unit
+
+#: how often a unit is run again after its worker process died
+_RETRIES = 2
+
+
+class RayExecutor:
+    """Runs units on the workers of a local Ray, or of a cluster the user named.
+
+    Args:
+        workers: number of units at a time; None takes every core of the cluster.
+        address: None starts a Ray of our own, never joining one that happens to run; otherwise
+            the cluster's address.
+        gpus_per_worker: fraction of a GPU that a worker takes.
+
+    Raises:
+        InfrastructureError: the cluster cannot be reached.
+    """
+
+    def __init__(
+        self, workers: int | None, address: str | None = None, gpus_per_worker: float = 0.0
+    ) -> None:
+        self._gpus = gpus_per_worker
+        self._folder = tempfile.mkdtemp(prefix="autometa-tune-")
+        options: dict[str, Any] = {"address": address}
+        if address is None:
+            options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        try:
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                **options,
+            )
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            where = f"the Ray cluster at {address}" if address else "a local Ray"
+            raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
+        self._workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, source: Source) -> bool:
+        """Run units until the source is finished; False if the user interrupted."""
+        searcher = _UnitSearcher(source)
+        trainable = tune.with_resources(_UnitTrainable, {"cpu": 1, "gpu": self._gpus})
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=self._workers,
+                reuse_actors=True,
+                metric="done_units",
+                mode="max",
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                trial_name_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=self._folder,
+                name="units",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                callbacks=[],
+            ),
+        )
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            return False
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if searcher.error is not None:
+            raise searcher.error
+        return searcher.finished
+
+    def close(self) -> None:
+        """Stop the local Ray, or leave the user's cluster."""
+        ray.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _UnitSearcher(Searcher):
+    """Hands units to Tune as if they were suggestions."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(metric="done_units", mode="max")
+        self._source = source
+        self._running: dict[str, WorkUnit] = {}
+        self.finished = False
+        self.error: BaseException | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.error is not None:
+            return Searcher.FINISHED
+        try:
+            unit = self._source.next_unit()
+        except BaseException as exc:  # Tune would log it and go on without us
+            self.error = exc
+            return Searcher.FINISHED
+        if unit == FINISHED:
+            self.finished = True
+            return Searcher.FINISHED
+        if unit is None:
+            return None
+        self._running[trial_id] = unit
+        return {"unit": json.dumps(unit.to_json())}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        unit = self._running.pop(trial_id, None)
+        if unit is None or self.error is not None:
+            return
+        if result and "result" in result:
+            found = UnitResult.from_json(json.loads(result["result"]))
+        elif error:
+            found = UnitResult.lost(unit, "The worker process died and so did its replacements.")
+        else:  # stopped by Ctrl-C: the unit is run again on --resume
+            return
+        try:
+            self._source.complete(unit, found)
+        except BaseException as exc:
+            self.error = exc
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is the only truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _UnitTrainable(Trainable):
+    """An actor that runs one unit a trial and is then reset to the next."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._unit = config["unit"]
+
+    def step(self) -> dict[str, Any]:
+        result = run_unit(WorkUnit.from_json(json.loads(self._unit)))
+        return {"done_units": 1, "done": True, "result": json.dumps(result.to_json())}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._unit = new_config["unit"]
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Units write their own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Units read their own checkpoints."""
+

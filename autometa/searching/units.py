@@ -1,0 +1,176 @@
+"""The work unit: K runs of one shape key from one epoch to another. Stateless and idempotent.
+
+Configurations, seeds and checkpoint paths go in, results come out; a unit that is lost with its
+worker is simply run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autometa.errors import AutometaError
+from autometa.tasks import TaskSuite
+from autometa.training.devices import find_device
+from autometa.training.population import RunResult, Trainer
+from autometa.training.state import PopulationState, Run, load_run, save_run
+from autometa.trial import TrialConfig
+
+#: the probe looks at bundles of at least this many runs
+_PROBE_FROM = 4
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """What one worker does in one go. Plain data: travels as JSON.
+
+    Attributes:
+        names: one a run; names its checkpoint file.
+        configs: dotted names to values, one a run, all of one shape key.
+        seeds: one a run.
+        from_epoch, to_epoch: where to start (0: initialise) and to stop.
+        max_epochs: the length that schedules span.
+        suite: folder of the saved suite (without test rows).
+        checkpoints: folder of the checkpoints.
+        keep: write checkpoints at `to_epoch`.
+        device: `cpu`, `cuda` or `auto`.
+        chunk: how many runs to step together; None asks the probe.
+    """
+
+    names: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
+    seeds: tuple[int, ...]
+    from_epoch: int
+    to_epoch: int
+    max_epochs: int
+    suite: str
+    checkpoints: str
+    keep: bool = True
+    device: str = "cpu"
+    chunk: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> WorkUnit:
+        listed = {name: tuple(data[name]) for name in ("names", "configs", "seeds")}
+        return cls(**{**data, **listed})
+
+    def checkpoint(self, name: str) -> Path:
+        return checkpoint_path(Path(self.checkpoints), name)
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What a unit returns: a result a run, and the probe's verdict where it was asked."""
+
+    results: tuple[RunResult, ...]
+    chunk: int | None = None
+    seconds: float = 0.0
+    probe_seconds: float = field(default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> UnitResult:
+        return cls(**{**data, "results": tuple(RunResult(**r) for r in data["results"])})
+
+    @classmethod
+    def lost(cls, unit: WorkUnit, reason: str) -> UnitResult:
+        """The result of a unit whose workers died again and again."""
+        failed = RunResult(unit.from_epoch, None, reason=reason)
+        return cls(tuple(failed for _ in unit.names))
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"
+
+
+def run_unit(unit: WorkUnit) -> UnitResult:
+    """Train the runs of a unit; an error of one run is that run's result."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    device = find_device(unit.device)
+    trainer = _trainer(unit.suite, unit.max_epochs, str(device))
+    runs = [
+        Run(TrialConfig.from_flat(config), seed)
+        for config, seed in zip(unit.configs, unit.seeds, strict=True)
+    ]
+    chunk, probe_seconds = unit.chunk, 0.0
+    if chunk is None:
+        began = time.perf_counter()
+        chunk = _probe(trainer, runs)
+        probe_seconds = time.perf_counter() - began
+    results: list[RunResult] = []
+    for first in range(0, len(runs), chunk):
+        part = range(first, min(first + chunk, len(runs)))
+        try:
+            results += _train(unit, trainer, runs, part)
+        except (RuntimeError, AutometaError):
+            for k in part:  # find the run to blame; its neighbours go on
+                results += _train_one(unit, trainer, runs, k)
+    verdict = chunk if unit.chunk is None and len(runs) >= _PROBE_FROM else None
+    return UnitResult(tuple(results), verdict, time.perf_counter() - started, probe_seconds)
+
+
+def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> list[RunResult]:
+    some = [runs[k] for k in part]
+    state = _start(unit, trainer, runs, part)
+    results, state = trainer.train(some, state, unit.to_epoch)
+    if unit.keep:
+        for place, k in enumerate(part):
+            if results[place].reason is None:
+                save_run(state, place, runs[k], unit.checkpoint(unit.names[k]))
+    return results
+
+
+def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> list[RunResult]:
+    try:
+        return _train(unit, trainer, runs, range(k, k + 1))
+    except (RuntimeError, AutometaError) as exc:
+        return [RunResult(unit.from_epoch, None, reason=f"{type(exc).__name__}: {exc}")]
+
+
+def _start(
+    unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range
+) -> PopulationState:
+    """Go on from the checkpoints; a run whose checkpoint is gone is trained again from 0."""
+    if unit.from_epoch == 0:
+        return trainer.start([runs[k] for k in part])
+    states = []
+    for k in part:
+        path = unit.checkpoint(unit.names[k])
+        if path.exists():
+            state = load_run(path)
+            if state.epoch == unit.from_epoch:
+                states.append(state)
+                continue
+        _, state = trainer.train([runs[k]], trainer.start([runs[k]]), unit.from_epoch)
+        states.append(state)
+    return PopulationState.join(states)
+
+
+def _probe(trainer: Trainer, runs: list[Run]) -> int:
+    """How many runs to step together: all, eight or one, whichever is fastest a run here."""
+    if len(runs) < _PROBE_FROM:
+        return len(runs)
+    best, best_time = len(runs), math.inf
+    for chunk in sorted({len(runs), min(8, len(runs)), 1}, reverse=True):
+        seconds = trainer.step_seconds(runs[:chunk]) / chunk
+        if seconds < 0.9 * best_time:  # prefer the larger chunk where it hardly matters
+            best, best_time = chunk, seconds
+    return best
+
+
+@lru_cache(maxsize=2)
+def _trainer(suite: str, max_epochs: int, device: str) -> Trainer:
+    return Trainer(TaskSuite.load(Path(suite)), max_epochs, torch.device(device))

@@ -1,0 +1,136 @@
+"""The contract of a sharing mechanism, and the loop over tasks that they have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import vmap
+
+from autometa.config import Config
+from autometa.networks import Parts, Problem, Step
+from autometa.networks.keys import fold
+from autometa.networks.layers import Modulation
+
+Role = Literal["shared", "task", "mixing"]
+Params = dict[str, Tensor]
+
+
+class Sharing(ABC):
+    """Which parameters the tasks share. Functional: parameters and buffers are passed in.
+
+    Leaves with role `task` have the task as their first dimension; `shared` leaves have none;
+    `mixing` leaves combine towers and may have their own learning-rate multiplier.
+    """
+
+    Config: ClassVar[type[Config]]
+    #: passes each task's rows through the towers of all tasks (cost T²)
+    mixes_tasks: ClassVar[bool] = False
+    #: can serve a task it was not trained on
+    extends_to_new_tasks: ClassVar[bool] = False
+
+    def __init__(self, config: Any, parts: Parts) -> None:
+        self.parts = parts
+
+    @classmethod
+    def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
+        """Raise ConfigError when this mechanism cannot be built; nothing by default."""
+
+    @abstractmethod
+    def init(self, generator: torch.Generator) -> tuple[Params, Params]:
+        """Draw parameters and buffers of ONE model."""
+
+    @abstractmethod
+    def forward(
+        self,
+        params: Params,
+        buffers: Params,
+        x: Tensor,
+        *,
+        tasks: Int[Tensor, " task"],
+        z: Float[Tensor, "task z"] | None,
+        step: Step,
+    ) -> tuple[Float[Tensor, "task row output"], Params]:
+        """Outputs of the given tasks.
+
+        Args:
+            params: leaves by dotted name.
+            buffers: non-trained state; returned as it is after the pass.
+            x: aligned [row, *feature], the same rows for every task; grouped
+                [task, row, *feature], each task's own rows.
+            tasks: which tasks, as indices.
+            z: their representations; None without conditioning.
+            step: training or evaluation, the random stream, the run's rates.
+        """
+
+    @abstractmethod
+    def roles(self) -> dict[str, Role]:
+        """The role of every leaf."""
+
+    def penalty(self, params: Params, step: Step) -> Float[Tensor, ""] | None:
+        """A regulariser added to the loss."""
+        return None
+
+
+def subset(params: Params, prefix: str) -> Params:
+    """The leaves below `prefix.`, without it."""
+    start = prefix + "."
+    return {name[len(start) :]: leaf for name, leaf in params.items() if name.startswith(start)}
+
+
+def stack_init(
+    init: Callable[[torch.Generator], Params], n_tasks: int, generator: torch.Generator
+) -> Params:
+    """Draw one set of leaves for each task and stack them along a new first dimension."""
+    drawn = [init(generator) for _ in range(n_tasks)]
+    return {name: torch.stack([leaves[name] for leaves in drawn]) for name in drawn[0]}
+
+
+def per_task_apply(
+    fn: Callable[[Params, Tensor, Modulation, Step], Tensor],
+    params: Params,
+    x: Tensor,
+    modulation: Modulation | None,
+    step: Step,
+    *,
+    n_tasks: int,
+    task_params: bool,
+    task_rows: bool,
+    layer: int,
+) -> tuple[Tensor, bool]:
+    """Apply one block for all tasks, computing what they share once.
+
+    Args:
+        fn: the block, for one task.
+        params: leaves; with `task_params`, [task, …].
+        x: [row, …], or [task, row, …] with `task_rows`.
+        modulation: how z enters, entries [task, channel]; None if it does not.
+        layer: number of the layer, for its random stream.
+
+    Returns:
+        The output, and whether it now differs between tasks.
+    """
+    key = None if step.key is None else fold(step.key, layer)
+    if not (task_params or task_rows or modulation is not None):
+        return fn(params, x, Modulation(), Step(step.train, key, step.rates)), False
+    keys: Tensor | None = None
+    if key is not None:
+        keys = fold(key, torch.arange(1, n_tasks + 1, dtype=torch.int32, device=key.device))
+
+    def one(p: Params, rows: Tensor, entry: Params, k: Tensor | None) -> Tensor:
+        return fn(p, rows, Modulation(**entry), Step(step.train, k, step.rates))
+
+    out = vmap(
+        one,
+        in_dims=(
+            0 if task_params else None,
+            0 if task_rows else None,
+            0,
+            None if keys is None else 0,
+        ),
+    )(params, x, {} if modulation is None else modulation.entries(), keys)
+    return out, True

@@ -1,0 +1,167 @@
+"""The handle of a study: what its one driver asks, tells, commits and revives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from autometa.space import Arm
+from autometa.study.databases import DatabaseOwner, storage_errors
+from autometa.study.journal import GroupedJournalBackend
+from autometa.study.samplers import ArmStudy
+
+SamplerFor = Callable[[int], BaseSampler]
+"""Trial number → the sampler that suggests its parameters."""
+
+
+class StudyHandle:
+    """A study held by this process, the only one that may change it. A context manager.
+
+    Attributes:
+        name: the study's name.
+        study: the Optuna study, of both arms.
+        resumed: whether it had been started before.
+        path: its journal, or None in a database.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        *,
+        resumed: bool,
+        backend: GroupedJournalBackend | None = None,
+        owner: DatabaseOwner | None = None,
+        where: str = "",
+    ) -> None:
+        self.name = study.study_name
+        self.study = study
+        self.resumed = resumed
+        self.path = backend.path if backend else None
+        self._backend = backend
+        self._owner = owner
+        self._where = where
+
+    def ask(self, arm: Arm, make: SamplerFor) -> Trial:
+        """Start a trial of one arm: the next waiting one of that arm, or a new one.
+
+        Args:
+            arm: its sampler sees this arm's trials only, at most `SAMPLER_TRIALS` finished ones.
+            make: a new sampler for the trial's number, such as
+                `functools.partial(make_sampler, "tpe", seed)`.
+
+        Raises:
+            StudyError: another process took the study over.
+            InfrastructureError: the database failed.
+        """
+        self._check()
+        with storage_errors(self._where):
+            storage, study_id = self.study._storage, self.study._study_id
+            trial_id = self._next_waiting(arm)
+            if trial_id is None:
+                # The arm is part of the record that creates the trial: a kill leaves none without.
+                template = create_trial(state=TrialState.RUNNING, user_attrs={"arm": arm})
+                trial_id = storage.create_new_trial(study_id, template_trial=template)
+            return self._trial(trial_id, arm, make)
+
+    def tell(
+        self,
+        trial: Trial | int,
+        value: float | None = None,
+        *,
+        state: TrialState = TrialState.COMPLETE,
+        reason: str | None = None,
+    ) -> FrozenTrial:
+        """Finish a trial: COMPLETE with its value, PRUNED (its value is the last one reported), or
+        FAIL with a reason, which is kept as a user attribute."""
+        number = trial if isinstance(trial, int) else trial.number
+        with storage_errors(self._where):
+            if reason is not None:
+                trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(
+                    self.study._study_id, number
+                )
+                self.study._storage.set_trial_user_attr(trial_id, "reason", reason)
+            return self.study.tell(number, value, state=state)
+
+    def revive(self, make: SamplerFor | None = None) -> list[Trial]:
+        """The RUNNING trials, which a driver that died left behind, to go on with.
+
+        With `make`, a trial whose parameters had not all been suggested can be suggested again.
+        """
+        default: SamplerFor = make or (lambda number: RandomSampler(seed=number))
+        with storage_errors(self._where):
+            return [
+                self._trial(t._trial_id, t.user_attrs.get("arm", "sharing"), default)
+                for t in self.trials()
+                if t.state == TrialState.RUNNING
+            ]
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number, not copied: they must not be changed."""
+        with storage_errors(self._where):
+            return self.study._storage.get_all_trials(self.study._study_id, deepcopy=False)
+
+    def set_attr(self, key: str, value: Any) -> None:
+        """Set a user attribute of the study."""
+        with storage_errors(self._where):
+            self.study.set_user_attr(key, value)
+
+    def commit(self) -> None:
+        """Make everything since the last commit durable (a database does so by itself).
+
+        Raises:
+            StudyError: another process took the study over.
+            InfrastructureError: the disk failed or is full; nothing committed before is lost.
+        """
+        self._check()
+        if self._backend is not None:
+            self._backend.commit()
+
+    def close(self) -> None:
+        """Commit and let others drive the study."""
+        try:
+            if self._backend is not None and self._backend.pending:
+                self._backend.commit()
+        finally:
+            self._release()
+
+    def __enter__(self) -> StudyHandle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        if self._owner is not None:
+            self._owner.check()
+
+    def _release(self) -> None:
+        if self._backend is not None:
+            self._backend.close()
+        if self._owner is not None:
+            self._owner.release()
+
+    def _trial(self, trial_id: int, arm: str, make: SamplerFor) -> Trial:
+        number = self.study._storage.get_trial_number_from_id(trial_id)
+        return Trial(ArmStudy(self.study, arm, make(number)), trial_id)
+
+    def _next_waiting(self, arm: str) -> int | None:
+        """Pop a trial that someone enqueued for this arm, or for either."""
+        storage = self.study._storage
+        for trial in storage.get_all_trials(
+            self.study._study_id, deepcopy=False, states=(TrialState.WAITING,)
+        ):
+            if trial.user_attrs.get("arm", arm) == arm:
+                storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+                storage.set_trial_user_attr(trial._trial_id, "arm", arm)
+                return trial._trial_id
+        return None

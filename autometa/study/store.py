@@ -1,0 +1,287 @@
+"""Opening, reading, listing and deleting studies, in the home folder or in a database."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.study import StudyDirection
+
+from autometa.errors import InfrastructureError, StudyError, nearest
+from autometa.home import Home, check_study_name
+from autometa.space import Space
+from autometa.space.space import KIND
+from autometa.study.databases import DatabaseOwner, connect, disconnect, hidden, holder, quiet, storage_errors
+from autometa.study.handle import StudyHandle
+from autometa.study.journal import (
+    GroupedJournalBackend,
+    ReadOnlyJournalBackend,
+    StudyLock,
+    lock_path,
+)
+
+
+def open_study(
+    home: Home,
+    name: str,
+    *,
+    storage: str | None = None,
+    resume: bool = False,
+    fingerprint: str,
+    attrs: Mapping[str, Any],
+) -> StudyHandle:
+    """Start a study, or go on with one, as its only driver.
+
+    Args:
+        home: where the journal is kept.
+        name: the study's name, and its file's.
+        storage: a database URL; a journal in the home folder if not given.
+        resume: go on with a study of this name if there is one.
+        fingerprint: of the suite; a study belongs to one.
+        attrs: user attributes such as `suite`, `space` and `settings`. They are written when the
+            study starts; on resuming they replace the old ones, but `space` must mean the same.
+
+    Raises:
+        StudyError: the name is taken and `resume` is not set, the study belongs to other data or
+            another space, or another driver holds it.
+        InfrastructureError: the storage cannot be reached, written or read.
+    """
+    check_study_name(name)
+    if storage is not None:
+        return _open_database(name, storage, resume, fingerprint, attrs)
+    backend = GroupedJournalBackend(home.journal(name))
+    try:
+        store = _journal_storage(backend, backend.path)
+        existed = _has_study(store, name)
+        study = _start(store, name, resume, fingerprint, attrs)
+        backend.commit()
+        return StudyHandle(study, resumed=existed, backend=backend)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Study:
+    """A study as it is now, for reading, whether or not a driver runs.
+
+    Raises:
+        StudyError: there is no such study (with the nearest name).
+        InfrastructureError: the storage cannot be reached or read.
+    """
+    if storage is None:
+        path = home.journal(check_study_name(name))
+        if not path.is_file():
+            raise _unknown(home, name, storage)
+        store: BaseStorage = _journal_storage(ReadOnlyJournalBackend(path), path)
+    else:
+        _, store = connect(storage)
+    with storage_errors(storage or ""):
+        if not _has_study(store, name):
+            raise _unknown(home, name, storage)
+        return _QuietStudy(name, store, sampler=RandomSampler(seed=0))
+
+
+def list_studies(home: Home, storage: str | None = None) -> list[str]:
+    """Names of the studies in the home folder, or in a database, sorted."""
+    if storage is None:
+        return sorted(path.stem for path in home.studies.glob("*.journal"))
+    rdb, _ = connect(storage)
+    try:
+        with storage_errors(storage):
+            return sorted(study.study_name for study in rdb.get_all_studies())
+    finally:
+        disconnect(rdb)
+
+
+def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path]:
+    """Remove a study, its checkpoints and what waits to be sent to the tracking server.
+
+    Returns:
+        The files and folders that were removed from the home folder.
+
+    Raises:
+        StudyError: there is no such study, or a driver holds it.
+    """
+    check_study_name(name)
+    mine = [home.checkpoints(name), home.outbox / f"{name}.jsonl"]
+    if storage is None:
+        path = home.journal(name)
+        if not path.is_file():
+            raise _unknown(home, name, storage)
+        lock = StudyLock(lock_path(path), name)
+        try:
+            return _remove([path, *mine, lock_path(path)])
+        finally:
+            lock.release()
+    study = read_study(home, name, storage)
+    if owner := holder(study):
+        raise StudyError(
+            f"Study `{name}` is in use by process {owner['pid']} on {owner['host']}. Stop it first."
+        )
+    with storage_errors(storage):
+        study._storage.delete_study(study._study_id)
+    return _remove(mine)
+
+
+def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
+    """One plain dictionary a trial, for tables and JSON.
+
+    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (None unless
+    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it), `epoch`
+    (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
+    """
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        attrs = trial.user_attrs
+        arm = attrs.get("arm")
+        params = dict(trial.params)
+        if arm == "independent":
+            params = {KIND: "independent", **params}
+        rows.append(
+            {
+                "number": trial.number,
+                "state": trial.state.name,
+                "arm": arm,
+                "value": trial.values[0] if trial.values else None,
+                "params": params,
+                "epoch": max(trial.intermediate_values, default=None),
+                "seconds": attrs.get("seconds"),
+                "reason": attrs.get("reason"),
+                "tasks": attrs.get("tasks"),
+                "seed": attrs.get("seed"),
+                "config": attrs.get("config"),
+                "started": trial.datetime_start and trial.datetime_start.isoformat(),
+                "finished": trial.datetime_complete and trial.datetime_complete.isoformat(),
+            }
+        )
+    return rows
+
+
+class _QuietStudy(optuna.Study):
+    """A study that does not print a line for every trial told."""
+
+    def _log_completed_trial(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def _open_database(
+    name: str, url: str, resume: bool, fingerprint: str, attrs: Mapping[str, Any]
+) -> StudyHandle:
+    rdb, store = connect(url)
+    with storage_errors(url):
+        existed = _has_study(store, name)
+        if existed and not resume:
+            raise _taken(name)
+        if not existed:
+            with quiet("optuna.storages._rdb.storage"):
+                try:
+                    store.create_new_study([StudyDirection.MAXIMIZE], name)
+                except optuna.exceptions.DuplicatedStudyError:
+                    raise _taken(name) from None  # another driver was quicker
+        owner = DatabaseOwner(rdb, store.get_study_id_from_name(name), name, url)
+    try:
+        with storage_errors(url):
+            study = _start(store, name, True, fingerprint, attrs)
+    except BaseException:
+        owner.release()
+        raise
+    return StudyHandle(study, resumed=existed, owner=owner, where=url)
+
+
+def _start(
+    store: BaseStorage, name: str, resume: bool, fingerprint: str, attrs: Mapping[str, Any]
+) -> optuna.Study:
+    """Create or load the study and bring its attributes up to date."""
+    if not _has_study(store, name):
+        with quiet("optuna.storages.journal._storage"):
+            store.create_new_study([StudyDirection.MAXIMIZE], name)
+    elif not resume:
+        raise _taken(name)
+    study = _QuietStudy(name, store, sampler=RandomSampler(seed=0))
+    stored = study.user_attrs
+    # A driver that died while it started the study may have left it without attributes.
+    if "fingerprint" in stored and stored["fingerprint"] != fingerprint:
+        raise StudyError(
+            f"Study `{name}` was started on other data: its suite has the fingerprint "
+            f"{stored['fingerprint']}, this one has {fingerprint}. Give back the same file, tasks "
+            "and split, or choose another study name."
+        )
+    if "space" in stored and "space" in attrs and not _same_space(stored["space"], attrs["space"]):
+        raise StudyError(
+            f"Study `{name}` was started with another search space. Resume it without naming a "
+            "space, or choose another study name."
+        )
+    for key, value in {**attrs, "fingerprint": fingerprint}.items():
+        if key == "space" and key in stored:
+            continue  # means the same; the text that the study began with stays
+        if key not in stored or stored[key] != json.loads(json.dumps(value)):
+            study.set_user_attr(key, value)
+    return study
+
+
+def _same_space(old: str, new: str) -> bool:
+    """Comments and descriptions may differ."""
+    if old == new:
+        return True
+    one, two = Space.from_yaml(old), Space.from_yaml(new)
+    return (one.parameters, one.unbuildable) == (two.parameters, two.unbuildable)
+
+
+def _journal_storage(
+    backend: GroupedJournalBackend | ReadOnlyJournalBackend, path: Path
+) -> JournalStorage:
+    try:
+        return JournalStorage(backend)
+    except (AssertionError, KeyError, TypeError, ValueError) as exc:
+        raise InfrastructureError(
+            f"Journal `{path}` cannot be read ({type(exc).__name__}: {exc}): it is damaged, or "
+            "was written by a newer Optuna. Upgrade Optuna or restore the file from a backup."
+        ) from exc
+    except OSError as exc:
+        raise InfrastructureError(f"Journal `{path}` cannot be read: {exc.strerror}.") from exc
+
+
+def _has_study(store: BaseStorage, name: str) -> bool:
+    try:
+        store.get_study_id_from_name(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _taken(name: str) -> StudyError:
+    return StudyError(
+        f"Study `{name}` exists. Add --resume (resume=True) to go on with it, or choose another "
+        "study name."
+    )
+
+
+def _unknown(home: Home, name: str, storage: str | None) -> StudyError:
+    names = list_studies(home, storage)
+    where = hidden(storage) if storage else str(home.studies)
+    has = f"It has: {', '.join(names[:10])}." if names else "It has no studies yet."
+    return StudyError(f"There is no study `{name}` in {where}.{nearest(name, names)} {has}")
+
+
+def _remove(paths: list[Path]) -> list[Path]:
+    removed = []
+    for path in paths:
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.exists():
+                path.unlink()
+            else:
+                continue
+        except OSError as exc:
+            raise InfrastructureError(
+                f"`{path}` cannot be removed: {exc.strerror}. Remove it by hand."
+            ) from exc
+        removed.append(path)
+    return removed

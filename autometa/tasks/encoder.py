@@ -1,0 +1,352 @@
+"""From what users have (a table, images) to the network's input, fitted on training rows only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from autometa.errors import DataError, nearest
+from autometa.tasks.columns import ColumnKind, as_text, read_column
+
+MAX_LEVELS = 50
+"""Most frequent training values of a category that get a column of their own."""
+
+FREE_TEXT_SHARE = 0.2
+"""A text column with more than MAX_LEVELS values and this share of unique ones is free text."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of the table is read.
+
+    Attributes:
+        median: what a missing number becomes (training median).
+        indicator: whether a column "was missing" is added (some training row was missing).
+        levels: training values of a category, each a 0/1 column, most frequent first; one more
+            column marks other and missing values.
+    """
+
+    name: str
+    kind: ColumnKind
+    median: float = 0.0
+    indicator: bool = False
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableEncoder:
+    """Columns of a table to standardised float32 features.
+
+    Each column gives raw features (see `Column`); those listed in `keep` (not constant on the
+    training rows) are standardised: x = (raw - mean) / scale. A category value never seen in
+    training has every 0/1 column of its category at 0, and "other" at 1 where that was kept.
+    `source` names all columns of the training table: what an array's columns are taken for. Those
+    that were constant are in `source` only and need not be in a new table.
+    """
+
+    source: tuple[str, ...]
+    columns: tuple[Column, ...]
+    features: tuple[str, ...]
+    keep: tuple[int, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def encode(self, table: pd.DataFrame | np.ndarray | Tensor) -> Tensor:
+        """Encode new rows.
+
+        Args:
+            table: a DataFrame with at least the columns seen in training, in any order, or an
+                array [rows, columns] with all columns of the training table in their order.
+
+        Returns:
+            float32 [rows, features].
+
+        Raises:
+            DataError: columns are missing, a numeric column holds text, or a value is infinite.
+        """
+        if not isinstance(table, pd.DataFrame):
+            table = self._frame(np.asarray(table))
+        frame = table.rename(columns=str)
+        if frame.columns.has_duplicates:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise DataError(f"Column `{twice}` appears twice in the table; rename or remove one.")
+        missing = [c.name for c in self.columns if c.name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"The table lacks {_columns(missing)}."
+                f"{nearest(missing[0], frame.columns) if len(missing) == 1 else ''} "
+                "The model was trained with them."
+            )
+        raw = [_raw(_read_as(frame[c.name], c), c) for c in self.columns]
+        return self._standardise(np.concatenate(raw, axis=1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `encoder_from_json` is the inverse."""
+        return {"type": "table", **asdict(self)}
+
+    def _standardise(self, raw: np.ndarray) -> Tensor:
+        x = (raw[:, list(self.keep)] - np.array(self.mean)) / np.array(self.scale)
+        return torch.from_numpy(x.astype(np.float32))
+
+    def _frame(self, array: np.ndarray) -> pd.DataFrame:
+        if array.ndim != 2 or array.shape[1] != len(self.source):
+            raise DataError(
+                f"Parameter `table` should be an array [rows, {len(self.source)}]. "
+                f"Found shape {list(array.shape)}."
+            )
+        return pd.DataFrame(array, columns=list(self.source))
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """Images to standardised float32: x = (pixel - mean) / std, one mean and std for all pixels.
+
+    Scaling pixels to [0, 1] first would change nothing (standardising undoes it), so mean and std
+    are kept in the units of the images as given; new images have to come in the same units.
+    """
+
+    shape: tuple[int, int, int]
+    mean: float
+    std: float
+
+    def encode(self, table: np.ndarray | Tensor | pd.DataFrame) -> Tensor:
+        """Encode new images [rows, H, W] or [rows, C, H, W] (or flattened) in training units.
+
+        Returns:
+            float32 [rows, C, H, W].
+
+        Raises:
+            DataError: the shape is not the one of training, or a pixel is missing or infinite.
+        """
+        images = np.asarray(table)
+        size = int(np.prod(self.shape))
+        if (
+            images.ndim < 2
+            or int(np.prod(images.shape[1:])) != size
+            or (images.ndim > 2 and tuple(images.shape[1:])[-2:] != self.shape[-2:])
+        ):
+            raise DataError(
+                f"Images should have shape [rows, {', '.join(map(str, self.shape))}]. "
+                f"Found {list(images.shape)}."
+            )
+        x = images.reshape(len(images), *self.shape).astype(np.float32)
+        if not np.isfinite(x).all():
+            raise DataError("Images should hold finite numbers only; a pixel is NaN or infinite.")
+        x -= np.float32(self.mean)
+        x /= np.float32(self.std)
+        return torch.from_numpy(x)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `encoder_from_json` is the inverse."""
+        return {"type": "image", **asdict(self)}
+
+
+Encoder: TypeAlias = TableEncoder | ImageEncoder
+
+
+def encoder_from_json(data: dict[str, Any]) -> Encoder:
+    """Inverse of `to_json` of either encoder."""
+    if data["type"] == "image":
+        return ImageEncoder(tuple(data["shape"]), data["mean"], data["std"])
+    columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in data["columns"])
+    rest = {k: tuple(data[k]) for k in ("source", "features", "keep", "mean", "scale")}
+    return TableEncoder(columns=columns, **rest)
+
+
+class Inputs(Protocol):
+    """Raw inputs of a suite, before it is known which rows are training rows."""
+
+    kind: str
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: np.ndarray) -> Inputs:
+        """Only these rows (a bool mask)."""
+
+    def fit(self, train: np.ndarray) -> tuple[Encoder, Tensor]:
+        """The encoder fitted on the rows of the bool mask `train`, and all rows encoded."""
+
+    def digest(self) -> bytes:
+        """A hash of the raw values, the same in every process."""
+
+
+class TableInputs:
+    """Feature columns of a table, already read (`read_column`)."""
+
+    kind = "table"
+
+    def __init__(self, columns: dict[str, tuple[ColumnKind, np.ndarray]], rows: int) -> None:
+        self.columns = columns
+        self.rows = rows
+
+    @classmethod
+    def read(cls, frame: pd.DataFrame) -> TableInputs:
+        """Read every column of `frame` as a feature."""
+        return cls({n: read_column(frame[n], n) for n in frame.columns}, len(frame))
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def take(self, rows: np.ndarray) -> TableInputs:
+        columns = {n: (kind, values[rows]) for n, (kind, values) in self.columns.items()}
+        return TableInputs(columns, int(rows.sum()))
+
+    def fit(self, train: np.ndarray) -> tuple[TableEncoder, Tensor]:
+        self._refuse_free_text(train)
+        columns, features, keep, mean, scale = [], [], [], [], []
+        kept_raw = []
+        offset = 0
+        for name, (kind, values) in self.columns.items():
+            column = _fit_column(name, kind, values[train])
+            raw = _raw(values, column)
+            fitted = raw[train]
+            varies = fitted.max(axis=0) > fitted.min(axis=0)
+            if not varies.any():
+                continue  # constant on the training rows: nothing to learn from
+            names = _feature_names(column)
+            columns.append(column)
+            for i in np.flatnonzero(varies):
+                keep.append(offset + int(i))
+                features.append(names[i])
+                mean.append(float(fitted[:, i].mean()))
+                scale.append(_scale(fitted[:, i], name))
+            kept_raw.append(raw)
+            offset += raw.shape[1]
+        if not columns:
+            raise DataError(
+                "The table has no usable feature column: every column is a target, dropped or "
+                "constant on the training rows."
+            )
+        encoder = TableEncoder(
+            tuple(self.columns),
+            tuple(columns),
+            tuple(features),
+            tuple(keep),
+            tuple(mean),
+            tuple(scale),
+        )
+        return encoder, encoder._standardise(np.concatenate(kept_raw, axis=1))
+
+    def digest(self) -> bytes:
+        into = hashlib.sha256()
+        for name, (kind, values) in self.columns.items():
+            into.update(f"{name}\x1f{kind}\x1e".encode())
+            if kind == "category":
+                into.update("\x1f".join("\x00" if v is None else v for v in values).encode())
+            else:
+                # + 0.0 turns -0.0 into 0.0, and every NaN is written with the same bits
+                clean = np.where(np.isnan(values), np.nan, values + 0.0)
+                into.update(np.ascontiguousarray(clean, dtype="<f8").tobytes())
+        return into.digest()
+
+    def _refuse_free_text(self, train: np.ndarray) -> None:
+        found = []
+        for name, (kind, values) in self.columns.items():
+            if kind == "category":
+                present = [v for v in values[train] if v is not None]
+                distinct = len(set(present))
+                if distinct > MAX_LEVELS and distinct > FREE_TEXT_SHARE * len(present):
+                    found.append(name)
+        if found:
+            raise DataError(
+                f"The table holds free text (or identifiers) in {_columns(found)}; "
+                f"drop it (drop={found!r}, on the command line --drop) or encode it as numbers."
+            )
+
+
+class ImageInputs:
+    """Raw images [rows, C, H, W]."""
+
+    kind = "image"
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: np.ndarray) -> ImageInputs:
+        return self if rows.all() else ImageInputs(self.images[rows])
+
+    def fit(self, train: np.ndarray) -> tuple[ImageEncoder, Tensor]:
+        pixels = self.images[train]
+        mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
+        if not np.isfinite(mean) or not np.isfinite(std):
+            raise DataError("Images should hold finite numbers only; a pixel is NaN or infinite.")
+        if std == 0:
+            raise DataError(f"All pixels of the training images are equal ({mean:g}).")
+        _, channels, height, width = self.images.shape
+        encoder = ImageEncoder((channels, height, width), mean, std)
+        return encoder, encoder.encode(self.images)
+
+    def digest(self) -> bytes:
+        into = hashlib.sha256(f"{self.images.shape}".encode())
+        kind = "u1" if self.images.dtype == np.uint8 else "<f8"
+        into.update(np.ascontiguousarray(self.images, dtype=kind).tobytes())
+        return into.digest()
+
+
+def _fit_column(name: str, kind: ColumnKind, values: np.ndarray) -> Column:
+    if kind == "category":
+        counts = Counter(v for v in values if v is not None)
+        # ties are broken by the text, so that the order of the rows does not matter
+        frequent = sorted(counts, key=lambda level: (-counts[level], level))[:MAX_LEVELS]
+        return Column(name, kind, levels=tuple(frequent))
+    missing = np.isnan(values)
+    if missing.all():
+        return Column(name, kind)
+    return Column(name, kind, float(np.median(values[~missing])), bool(missing.any()))
+
+
+def _raw(values: np.ndarray, column: Column) -> np.ndarray:
+    """float64 [rows, raw features] of one column, before standardising."""
+    if column.kind == "category":
+        position = {level: i for i, level in enumerate(column.levels)}
+        other = len(position)
+        code = np.fromiter((position.get(v, other) for v in values), np.int64, len(values))
+        return np.eye(other + 1)[code]
+    missing = np.isnan(values)
+    filled = np.where(missing, column.median, values)
+    return np.stack([filled, missing.astype(float)] if column.indicator else [filled], axis=1)
+
+
+def _feature_names(column: Column) -> list[str]:
+    if column.kind == "category":
+        return [f"{column.name}={level}" for level in (*column.levels, "<other>")]
+    return [column.name, f"{column.name}=<missing>"]
+
+
+def _read_as(series: pd.Series, column: Column) -> np.ndarray:
+    if column.kind == "category":
+        return as_text(series.to_numpy(dtype=object))
+    kind, values = read_column(series, column.name)
+    if kind == "category" or (kind != column.kind and not np.isnan(values).all()):
+        wanted = "numbers" if column.kind == "numeric" else "dates"
+        raise DataError(
+            f"Column `{column.name}` should hold {wanted}, as in training. "
+            f"Found {'text' if kind == 'category' else kind}."
+        )
+    return values
+
+
+def _scale(values: np.ndarray, name: str) -> float:
+    std = float(values.std())
+    if not np.isfinite(std) or std == 0:
+        raise DataError(
+            f"Column `{name}` spans numbers too large or too close together to be standardised "
+            f"({values.min():g} to {values.max():g}); rescale or drop it."
+        )
+    return std
+
+
+def _columns(names: list[str]) -> str:
+    shown = ", ".join(f"`{n}`" for n in names[:10])
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"column{'s' if len(names) > 1 else ''} {shown}{more}"

@@ -1,0 +1,275 @@
+"""Tables and arrays as users have them: check the columns' roles, then `build`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from autometa.errors import DataError, nearest
+from autometa.tasks.build import Parts, build
+from autometa.tasks.columns import as_text
+from autometa.tasks.encoder import ImageInputs, TableInputs
+from autometa.tasks.splits import FRACTIONS, SplitPlan
+from autometa.tasks.tables import read_table
+
+
+def parts_from_frame(
+    df: pd.DataFrame,
+    *,
+    targets: Sequence[Any] | None = None,
+    target: Any = None,
+    task_column: Any = None,
+    name: str = "table",
+    kinds: str | Mapping[str, str] | None = None,
+    metrics: str | Mapping[str, str] | None = None,
+    split_column: Any = None,
+    group_column: Any = None,
+    test: pd.DataFrame | str | os.PathLike[str] | None = None,
+    drop: Sequence[Any] = (),
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+) -> Parts:
+    """See `TaskSuite.from_frame`."""
+    frame = _named(df, "table")
+    wanted = _target_names(targets, target, task_column)
+    dropped = [drop] if isinstance(drop, str) else [str(d) for d in drop]
+    roles = {
+        **{f"targets[{i}]": column for i, column in enumerate(wanted)},
+        **{f"drop[{i}]": column for i, column in enumerate(dropped)},
+    }
+    single = {
+        "task_column": None if task_column is None else str(task_column),
+        "split_column": None if split_column is None else str(split_column),
+        "group_column": None if group_column is None else str(group_column),
+    }
+    roles |= {role: column for role, column in single.items() if column is not None}
+    _check_roles(roles, frame)
+    is_test = None
+    if test is not None:
+        other = read_table(test) if isinstance(test, (str, os.PathLike)) else test
+        frame, is_test = _append(frame, _named(other, "test table"), roles, dropped)
+    if len(frame) == 0:
+        raise DataError("The table has no rows.")
+    if single["task_column"] is not None and is_test is not None:
+        _same_tasks(frame[single["task_column"]], is_test, single["task_column"])
+    # one column may say both the task and the group; neither it nor the split is a feature
+    features = frame.drop(columns=list(dict.fromkeys(roles.values())))
+    plan = SplitPlan(
+        seed=seed,
+        fractions=tuple(fractions),
+        own=_own_splits(frame, single["split_column"], is_test),
+        groups=_groups(frame, single["group_column"]),
+        is_test=is_test,
+    )
+    return build(
+        TableInputs.read(features),
+        {column: frame[column] for column in wanted},
+        plan,
+        name=name,
+        task=None if single["task_column"] is None else frame[single["task_column"]],
+        task_column=single["task_column"],
+        kinds=kinds,
+        metrics=metrics,
+    )
+
+
+def parts_from_arrays(
+    X: np.ndarray | Tensor,
+    Y: np.ndarray | Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    kinds: str | Mapping[str, str] | None = None,
+    metrics: str | Mapping[str, str] | None = None,
+    task: Sequence[Any] | np.ndarray | None = None,
+    task_column: str = "task",
+    splits: Sequence[Any] | np.ndarray | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    name: str = "arrays",
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+) -> Parts:
+    """See `TaskSuite.from_arrays`."""
+    inputs, labels = np.asarray(X), np.asarray(Y)
+    if labels.ndim == 1:
+        labels = labels[:, None]
+    if labels.ndim != 2 or labels.shape[1] == 0:
+        raise DataError(
+            f"Parameter `Y` should have shape [rows] or [rows, targets]. Found {list(np.shape(Y))}."
+        )
+    if inputs.ndim not in (2, 3, 4):
+        raise DataError(
+            "Parameter `X` should have shape [rows, features], [rows, H, W] or [rows, C, H, W]. "
+            f"Found {list(inputs.shape)}."
+        )
+    for label, values in (("Y", labels), ("task", task), ("splits", splits), ("groups", groups)):
+        if values is not None and len(values) != len(inputs):
+            raise DataError(
+                f"Parameter `{label}` should have one row for each of the {len(inputs)} rows of "
+                f"`X`. Found {len(values)}."
+            )
+    if task is not None and labels.shape[1] != 1:
+        raise DataError(f"With `task`, `Y` should have one column. Found {labels.shape[1]}.")
+    columns = _default_names(labels.shape[1]) if names is None else [str(n) for n in names]
+    if len(columns) != labels.shape[1]:
+        raise DataError(
+            f"Parameter `names` should have {labels.shape[1]} names, one a column of `Y`. "
+            f"Found {len(columns)}."
+        )
+    _no_duplicates(columns, "`names`")
+    plan = SplitPlan(
+        seed=seed,
+        fractions=tuple(fractions),
+        own=None if splits is None else np.asarray(splits, dtype=object),
+        groups=None if groups is None else as_text(np.asarray(groups, dtype=object)),
+    )
+    return build(
+        _table(inputs) if inputs.ndim == 2 else ImageInputs(_images(inputs)),
+        {column: pd.Series(labels[:, i]) for i, column in enumerate(columns)},
+        plan,
+        name=name,
+        task=None if task is None else pd.Series(np.asarray(task)),
+        task_column=None if task is None else task_column,
+        kinds=kinds,
+        metrics=metrics,
+    )
+
+
+def _named(df: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The table with text column names, no name twice."""
+    if not isinstance(df, pd.DataFrame):
+        raise DataError(f"The {what} should be a pandas DataFrame. Found `{type(df).__name__}`.")
+    if isinstance(df.columns, pd.MultiIndex):
+        raise DataError(f"The {what} should have one row of column names. Found a MultiIndex.")
+    names = [str(c) for c in df.columns]
+    _no_duplicates(names, f"the {what}")
+    return df.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _no_duplicates(names: Sequence[str], where: str) -> None:
+    twice = (
+        [n for n in dict.fromkeys(names) if list(names).count(n) > 1]
+        if (len(set(names)) < len(names))
+        else []
+    )
+    if twice:
+        raise DataError(f"Column `{twice[0]}` appears twice in {where}; rename or remove one.")
+
+
+def _target_names(targets: Any, target: Any, task_column: Any) -> list[str]:
+    if targets is not None and target is not None:
+        raise DataError("Give either `targets` (several columns) or `target` (one), not both.")
+    given = target if targets is None else targets
+    if given is None:
+        raise DataError(
+            "Which columns are to be predicted? Give `targets` (one task a column), or `target` "
+            "and `task_column` (one task a value of that column)."
+        )
+    columns = [str(given)] if isinstance(given, (str, int)) else [str(t) for t in given]
+    if not columns:
+        raise DataError("Parameter `targets` should name at least one column. Found none.")
+    _no_duplicates(columns, "`targets`")
+    if task_column is not None and len(columns) != 1:
+        raise DataError(
+            "With a task column there should be one target. "
+            f"Found {len(columns)}: {', '.join(columns[:5])}."
+        )
+    return columns
+
+
+def _check_roles(roles: dict[str, str], frame: pd.DataFrame) -> None:
+    for role, column in roles.items():
+        if column not in frame.columns:
+            shown = role.split("[")[0]
+            raise DataError(
+                f"Column `{column}` ({shown}) is not in the table."
+                f"{nearest(column, frame.columns)} It has {', '.join(frame.columns[:10])}"
+                f"{' …' if frame.shape[1] > 10 else ''}."
+            )
+    used: dict[str, str] = {}
+    for role, column in roles.items():
+        kind = role.split("[")[0]
+        before = used.setdefault(column, kind)
+        if before != kind and {before, kind} != {"task_column", "group_column"}:
+            raise DataError(f"Column `{column}` is given as `{before}` and as `{kind}`; keep one.")
+
+
+def _append(
+    frame: pd.DataFrame, test: pd.DataFrame, roles: dict[str, str], dropped: Sequence[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Both tables as one, and which rows are the test table's."""
+    if len(test) == 0:
+        raise DataError("The test table has no rows.")
+    ignored = {*dropped, roles.get("split_column")}
+    missing = [c for c in frame.columns if c not in test.columns and c not in ignored]
+    if missing:
+        raise DataError(
+            f"The test table lacks column `{missing[0]}`.{nearest(missing[0], test.columns)} "
+            f"It needs the same columns as the table ({len(missing)} missing)."
+        )
+    both = pd.concat([frame, test.reindex(columns=frame.columns)], ignore_index=True)
+    for column in frame.columns:
+        if isinstance(frame[column].dtype, pd.CategoricalDtype):
+            both[column] = both[column].astype("category")
+    return both, np.arange(len(both)) >= len(frame)
+
+
+def _same_tasks(column: pd.Series, is_test: np.ndarray, name: str) -> None:
+    text = as_text(column.to_numpy(dtype=object))
+    known = set(text[~is_test])
+    unknown = [value for value in text[is_test] if value not in known]
+    if unknown:
+        raise DataError(
+            f"The test table has task `{unknown[0]}` (column `{name}`), which the table does not "
+            f"have.{nearest(unknown[0], known)}"
+        )
+
+
+def _own_splits(
+    frame: pd.DataFrame, column: str | None, is_test: np.ndarray | None
+) -> np.ndarray | None:
+    if column is None:
+        return None
+    values = frame[column].to_numpy(dtype=object)
+    if is_test is not None and any(
+        str(v).strip().lower() in ("test", "testing", "2") for v in values[~is_test]
+    ):
+        raise DataError(
+            f"Split column `{column}` marks test rows and a test table is given; keep one of them."
+        )
+    return values
+
+
+def _groups(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
+    if column is None:
+        return None
+    text = as_text(frame[column].to_numpy(dtype=object))
+    if any(value is None for value in text):
+        raise DataError(f"Group column `{column}` has empty cells; every row needs a group.")
+    return text
+
+
+def _default_names(count: int) -> list[str]:
+    return ["target"] if count == 1 else [f"task_{i}" for i in range(count)]
+
+
+def _table(array: np.ndarray) -> TableInputs:
+    return TableInputs.read(
+        pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])]).infer_objects()
+    )
+
+
+def _images(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "uifb":
+        raise DataError(f"Images should be numbers. Found dtype `{array.dtype}`.")
+    images = array[:, None] if array.ndim == 3 else array
+    if images.shape[-1] in (1, 3) and images.shape[1] > 4:
+        raise DataError(
+            "Images should have their channels first, [rows, C, H, W]. "
+            f"Found {list(array.shape)}: use X.transpose(0, 3, 1, 2)."
+        )
+    return images.astype(np.uint8) if images.dtype == bool else images

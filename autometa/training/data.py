@@ -1,0 +1,96 @@
+"""A suite's rows on a device, arranged for training and for prediction."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from autometa.learners import Batch
+from autometa.networks import Problem
+from autometa.tasks import Rows
+from autometa.training.batches import GroupedRows, Plan, plan_aligned, steps_per_epoch
+from autometa.trial import OptimizerConfig
+
+
+class TrainingRows:
+    """Training rows on a device, and the batches that K runs draw from them.
+
+    Args:
+        rows: training rows of the suite.
+        problem: its shapes.
+    """
+
+    def __init__(self, rows: Rows, problem: Problem, device: torch.device) -> None:
+        self._problem = problem
+        self._x = rows.x.to(device)
+        self._y = rows.y.to(device)
+        self._mask = rows.mask.to(device)
+        self._device = device
+        self._grouped = None if rows.task is None else GroupedRows(rows.task, problem.n_tasks)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def steps(self, config: OptimizerConfig) -> int:
+        """Steps of one epoch."""
+        per_step = 1 if self._grouped is None else min(config.batch_tasks, self._problem.n_tasks)
+        return steps_per_epoch(len(self), config.batch_size, per_step)
+
+    def epoch(self, config: OptimizerConfig, seeds: list[int], epoch: int) -> Plan:
+        """The plans of K runs, stacked: rows [step, run, …]."""
+        plans = [self._plan(config, seed, epoch) for seed in seeds]
+        tasks = [plan.tasks for plan in plans if plan.tasks is not None]
+        return Plan(
+            torch.stack([plan.rows for plan in plans], 1).to(self._device),
+            torch.stack([plan.valid for plan in plans], 1).to(self._device),
+            torch.stack(tasks, 1).to(self._device) if tasks else None,
+        )
+
+    def batch(self, plan: Plan, step: int) -> Batch:
+        """The rows of one step, each entry with the run as its first dimension."""
+        rows, valid = plan.rows[step], plan.valid[step]
+        if plan.tasks is None:
+            y = self._y[rows].transpose(1, 2)
+            mask = (self._mask[rows] & valid[..., None]).transpose(1, 2)
+            tasks = torch.arange(self._problem.n_tasks, device=self._device)
+            return Batch(self._x[rows], y, mask, tasks.expand(len(rows), -1))
+        return Batch(self._x[rows], self._y[rows], valid, plan.tasks[step])
+
+    def _plan(self, config: OptimizerConfig, seed: int, epoch: int) -> Plan:
+        if self._grouped is None:
+            return plan_aligned(len(self), config.batch_size, seed, epoch)
+        return self._grouped.plan(config.batch_size, config.batch_tasks, seed, epoch)
+
+
+class Slots(NamedTuple):
+    """Rows of a grouped suite in slots of one task each, padded.
+
+    Attributes:
+        rows: [slot, row], row numbers; padding repeats row 0.
+        valid: same shape.
+        tasks: [slot].
+    """
+
+    rows: Int[Tensor, "slot row"]
+    valid: Bool[Tensor, "slot row"]
+    tasks: Int[Tensor, " slot"]
+
+
+def into_slots(task: Int[Tensor, " row"], size: int = 128) -> Slots:
+    """Arrange rows by task in slots of at most `size` rows."""
+    size = min(size, int(torch.bincount(task).max()))
+    order = torch.argsort(task, stable=True)
+    counts = torch.bincount(task)
+    per_task = -(-counts // size)
+    tasks = torch.repeat_interleave(torch.arange(len(counts)), per_task)
+    first = per_task.cumsum(0) - per_task
+    part = torch.arange(len(tasks)) - first[tasks]
+    start = counts.cumsum(0) - counts
+    within = part[:, None] * size + torch.arange(size)[None]
+    valid = within < counts[tasks][:, None]
+    rows = order[(start[tasks][:, None] + within).clamp(max=len(task) - 1)]
+    return Slots(torch.where(valid, rows, 0), valid, tasks)
+

@@ -1,0 +1,287 @@
+"""Training of many runs as one: K runs of one shape key, stacked and stepped together.
+
+The network and the learner are written for one model; here `torch.func.vmap` adds the run
+dimension K. Runs share nothing but the kernel launches: each has its own initialisation, order of
+rows, dropout masks, rates, gradient clipping and optimizer state, so a run's numbers do not depend
+on its neighbours, and a run that diverges leaves them alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from autometa.learners import Batch, Learner
+from autometa.metrics import TaskSpec, evaluate, fit_specs
+from autometa.networks import Problem, Step
+from autometa.networks.keys import fold, new_key
+from autometa.sharing import Params
+from autometa.tasks import Rows, TaskSuite
+from autometa.training.data import TrainingRows
+from autometa.training.optimizers import OPTIMIZERS, Rates
+from autometa.training.predicting import predict
+from autometa.training.state import Layout, PopulationState, Run
+from autometa.trial import build
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run reached.
+
+    Attributes:
+        epoch: completed epochs.
+        value: score on the validation rows (1 perfect, 0 the training constant); None if failed.
+        tasks: task name → its own score there; None where it cannot be judged.
+        train_loss: mean objective over the last epoch.
+        seconds: this run's share of the training time.
+        reason: why the run failed; None if it did not.
+    """
+
+    epoch: int
+    value: float | None
+    tasks: dict[str, float | None] = field(default_factory=dict)
+    train_loss: float | None = None
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+class Trainer:
+    """Trains populations on one suite; keeps the suite's rows on the device between calls.
+
+    Args:
+        suite: its test rows are never read.
+        max_epochs: the length that schedules span.
+    """
+
+    def __init__(self, suite: TaskSuite, max_epochs: int, device: torch.device) -> None:
+        self.problem = Problem.of(suite)
+        self.max_epochs = max_epochs
+        self._device = device
+        self._train = TrainingRows(suite.rows("train"), self.problem, device)
+        self._val = suite.rows("val") if suite.counts["val"] else None
+        self._specs = task_specs(suite)
+
+    def start(self, runs: Sequence[Run]) -> PopulationState:
+        """Freshly initialised runs of one shape key, each from its own seed."""
+        learner = build(runs[0].config, self.problem)
+        drawn = [learner.init(torch.Generator().manual_seed(run.seed)) for run in runs]
+        layout = Layout(drawn[0][0])
+        values = torch.stack([layout.pack(params) for params, _ in drawn]).to(self._device)
+        kind = OPTIMIZERS[runs[0].config.optimizer.kind]
+        return PopulationState(
+            values,
+            {name: torch.zeros_like(values) for name in kind.slots},
+            {
+                name: torch.stack([buffers[name] for _, buffers in drawn]).to(self._device)
+                for name in drawn[0][1]
+            },
+        )
+
+    def train(
+        self, runs: Sequence[Run], state: PopulationState, to_epoch: int
+    ) -> tuple[list[RunResult], PopulationState]:
+        """Train from `state.epoch` to `to_epoch` and score on the validation rows.
+
+        Returns:
+            A result for each run, and the state to go on from (`state` is used up).
+        """
+        started = time.perf_counter()
+        state = state.to(self._device)
+        stack = _Stack(self, runs, state)
+        losses, bad_epoch = stack.run(to_epoch)
+        failed = {
+            k: f"The training loss became infinite or undefined in epoch {epoch}."
+            for k, epoch in enumerate(bad_epoch)
+            if epoch
+        }
+        scored = self._score(stack, failed)
+        seconds = (time.perf_counter() - started) / len(runs)
+        results = []
+        for k in range(len(runs)):
+            if k in failed:
+                results.append(RunResult(to_epoch, None, seconds=seconds, reason=failed[k]))
+                continue
+            value, tasks = scored[k]
+            results.append(RunResult(to_epoch, value, tasks, losses[k], seconds))
+        return results, stack.state
+
+    def predict(
+        self, runs: Sequence[Run], state: PopulationState, rows: Rows
+    ) -> np.ndarray:
+        """Outputs for any rows; shapes as in `predicting.predict`."""
+        return _Stack(self, runs, state.to(self._device)).predict(rows)
+
+    def step_seconds(self, runs: Sequence[Run], repeats: int = 3) -> float:
+        """Seconds of one step of a population of these runs (for the fusing probe)."""
+        stack = _Stack(self, runs, self.start(runs))
+        plan = self._train.epoch(stack.optimizer, stack.seeds, 0)
+        batch = self._train.batch(plan, 0)
+        times = []
+        for number in range(repeats + 1):  # the first is warm-up
+            began = time.perf_counter()
+            stack.step(batch, number + 1)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    def _score(
+        self, stack: _Stack, failed: dict[int, str]
+    ) -> dict[int, tuple[float | None, dict[str, float | None]]]:
+        names = [spec.name for spec in self._specs]
+        if self._val is None:
+            return {k: (None, {}) for k in range(len(stack.runs))}
+        pred = stack.predict(self._val)
+        rows = self._val
+        found = evaluate(
+            pred,
+            rows.y.numpy(),
+            self._specs,
+            mask=rows.mask.numpy(),
+            task=None if rows.task is None else rows.task.numpy(),
+        )
+        values, per_task = found.value(), found.task_scores()
+        out: dict[int, tuple[float | None, dict[str, float | None]]] = {}
+        for k in range(len(stack.runs)):
+            if k not in failed and not math.isfinite(values[k]):
+                failed[k] = "Predictions on the validation rows are infinite or undefined."
+            scores = [float(s) if math.isfinite(s) else None for s in per_task[k]]
+            out[k] = (float(values[k]), dict(zip(names, scores, strict=True)))
+        return out
+
+
+class _Stack:
+    """One population in motion: the stacked step and its state."""
+
+    def __init__(self, trainer: Trainer, runs: Sequence[Run], state: PopulationState) -> None:
+        config = runs[0].config
+        self.runs = runs
+        self.state = state
+        self.seeds = [run.seed for run in runs]
+        self.optimizer = config.optimizer
+        self._trainer = trainer
+        self._device = state.values.device
+        self._learner: Learner = build(config, trainer.problem)
+        self._layout = Layout(self._learner.init(torch.Generator().manual_seed(0))[0])
+        self._update = OPTIMIZERS[config.optimizer.kind]()
+        self._keys = torch.stack([new_key(seed) for seed in self.seeds]).to(self._device)
+        self._decays = self._decay_mask()
+        self._leaves = {
+            name: leaf.detach().requires_grad_()
+            for name, leaf in self._layout.unpack(state.values).items()
+        }
+        optimizers = [run.config.optimizer for run in runs]
+        self._lr = self._column([o.lr for o in optimizers])
+        self._decay = self._column([o.weight_decay for o in optimizers])
+        self._momentum = self._column([o.momentum for o in optimizers])
+        self._clip = self._column([o.clip for o in optimizers])
+        self._cosine = self._column([float(o.schedule == "cosine") for o in optimizers])
+        self._rates = self._run_rates()
+        steps = trainer._train.steps(self.optimizer)
+        self._total_steps = steps * trainer.max_epochs
+        self._steps = steps
+
+    def run(self, to_epoch: int) -> tuple[list[float], list[int]]:
+        """Train to `to_epoch`.
+
+        Returns:
+            Mean loss over the last epoch of each run, and the first epoch in which its loss was
+            not finite (0 if none).
+        """
+        rows, state = self._trainer._train, self.state
+        bad = torch.zeros(len(self.runs), dtype=torch.int64, device=self._device)
+        mean = torch.full((len(self.runs),), math.nan, device=self._device)
+        while state.epoch < to_epoch:
+            plan = rows.epoch(self.optimizer, self.seeds, state.epoch)
+            total = torch.zeros(len(self.runs), device=self._device)
+            for number in range(self._steps):
+                total += self.step(rows.batch(plan, number), state.step + 1)
+                state.step += 1
+            state.epoch += 1
+            mean = total / self._steps
+            bad = torch.where((bad == 0) & ~torch.isfinite(mean), state.epoch, bad)
+        return mean.tolist(), bad.tolist()
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        """One update of every run on its own batch; returns their losses [run]."""
+        losses, buffers = self._losses(batch, fold(self._keys, step))
+        grads = torch.autograd.grad(losses.sum(), list(self._leaves.values()))
+        with torch.no_grad():
+            packed = self._layout.pack(dict(zip(self._leaves, grads, strict=True)))
+            norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
+            packed.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
+            self._update.update(
+                self.state.values, packed, self.state.slots, self._at(step), self._decays, step
+            )
+            self.state.buffers = buffers
+        return losses.detach()
+
+    def predict(self, rows: Rows) -> np.ndarray:
+        params = self._layout.unpack(self.state.values)
+        return predict(
+            self._learner, params, self.state.buffers, rows.x, rows.task, self._device
+        )
+
+    def _losses(self, batch: Batch, keys: Tensor) -> tuple[Tensor, Params]:
+        def one(
+            params: Params, buffers: Params, rows: Batch, key: Tensor, rates: dict[str, Tensor]
+        ) -> tuple[Tensor, Params]:
+            phi = self._learner.adapt(params, rows)
+            loss, _, after = self._learner.loss(phi, buffers, rows, Step(True, key, rates))
+            return loss, after
+
+        on_cuda = self._device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
+            out: tuple[Tensor, Params] = vmap(one)(
+                self._leaves, self.state.buffers, batch, keys, self._rates
+            )
+        return out
+
+    def _at(self, step: int) -> Rates:
+        """The rates of one step (counted from 1) under each run's schedule."""
+        fraction = (step - 1) / max(1, self._total_steps)
+        factor = 0.5 * (1.0 + math.cos(math.pi * min(1.0, fraction)))
+        lr = self._lr * (1.0 + self._cosine * (factor - 1.0))
+        return Rates(lr, self._decay, self._momentum)
+
+    def _run_rates(self) -> dict[str, Tensor]:
+        rates = [run.config.rates() for run in self.runs]
+        names = [n for n in rates[0] if n != "dropout" or any(r["dropout"] for r in rates)]
+        return {
+            name: torch.tensor([r[name] for r in rates], device=self._device) for name in names
+        }
+
+    def _decay_mask(self) -> Tensor:
+        """1 where weight decay applies: weight matrices, not biases, embeddings or balancing."""
+        parts = []
+        for name, shape in self._layout.shapes.items():
+            decays = name.endswith(".weight") and not name.startswith("embedding.")
+            parts.append(torch.full((math.prod(shape),), float(decays)))
+        return torch.cat(parts).to(self._device)
+
+    def _column(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
+
+
+def task_specs(suite: TaskSuite) -> tuple[TaskSpec, ...]:
+    """The suite's tasks as the metrics know them, constants fitted on its training rows."""
+    rows = suite.rows("train")
+    tasks: Any = suite.tasks
+    return fit_specs(
+        rows.y.numpy(),
+        names=[t.name for t in tasks],
+        kinds=[t.kind for t in tasks],
+        metrics=[t.metric for t in tasks],
+        n_classes=[max(2, len(t.classes)) for t in tasks],
+        stds=[t.std for t in tasks],
+        mask=rows.mask.numpy(),
+        task=None if rows.task is None else rows.task.numpy(),
+    )

@@ -1,0 +1,62 @@
+"""Predictions of K stacked runs for any number of rows, in blocks that fit memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vmap
+
+from autometa.learners import Learner
+from autometa.sharing import Params
+from autometa.training.data import into_slots
+
+#: largest number of activations [run × task × row] in one pass
+_CELLS = 400_000
+
+
+def predict(
+    learner: Learner,
+    params: Params,
+    buffers: Params,
+    x: Tensor,
+    task: Tensor | None,
+    device: torch.device,
+) -> Float[np.ndarray, "*shape"]:
+    """Outputs in evaluation.
+
+    Args:
+        params, buffers: leaves [run, …].
+        x: rows [row, *feature].
+        task: [row], the task of each row of a grouped suite; None if aligned.
+
+    Returns:
+        float32 [run, task, row, output] (aligned) or [run, row, output] (grouped).
+    """
+    n_runs = len(next(iter(params.values())))
+
+    def one(p: Params, b: Params, rows: Tensor, tasks: Tensor) -> Tensor:
+        return learner.predict(p, b, rows, tasks)
+
+    stacked = vmap(one, in_dims=(0, 0, None, None))
+    n_tasks, width = learner.problem.n_tasks, learner.problem.width
+    with torch.no_grad():
+        if task is None:
+            tasks = torch.arange(n_tasks, device=device)
+            size = max(1, _CELLS // (n_runs * n_tasks))
+            parts = [
+                stacked(params, buffers, rows.to(device), tasks).float().cpu()
+                for rows in x.split(size)
+            ]
+            return torch.cat(parts, dim=2).numpy()
+        out = torch.empty(n_runs, len(x), width)
+        slots = into_slots(task)
+        size = max(1, _CELLS // (n_runs * slots.rows.shape[1]))
+        pieces = zip(
+            slots.rows.split(size), slots.valid.split(size), slots.tasks.split(size), strict=True
+        )
+        for rows, valid, tasks in pieces:
+            found = stacked(params, buffers, x[rows].to(device), tasks.to(device)).float().cpu()
+            out[:, rows[valid]] = found[:, valid]
+        return out.numpy()

@@ -1,0 +1,175 @@
+"""The state of a population: K runs as rows of a few matrices. Can be split, joined and saved."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autometa.errors import InfrastructureError
+from autometa.sharing import Params
+from autometa.trial import TrialConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a configuration and the seed of its initialisation, order and noise."""
+
+    config: TrialConfig
+    seed: int
+
+
+class Layout:
+    """Where each leaf of one model lies in a row of P numbers."""
+
+    def __init__(self, leaves: Params) -> None:
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+        self._sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.size = sum(self._sizes)
+
+    def pack(self, leaves: Params) -> Tensor:
+        """Stacked leaves [run, …] (or leaves of one model) to rows [run, P] (or [P])."""
+        parts = []
+        for name, shape in self.shapes.items():
+            leaf = leaves[name]
+            parts.append(leaf.reshape(leaf.shape[: leaf.ndim - len(shape)] + (-1,)))
+        return torch.cat(parts, dim=-1)
+
+    def unpack(self, rows: Tensor) -> Params:
+        """Rows [run, P] to leaves [run, …]: views that share memory."""
+        pieces = rows.split(self._sizes, dim=-1)
+        return {
+            name: piece.view(*rows.shape[:-1], *shape)
+            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+
+@dataclass
+class PopulationState:
+    """K runs of one shape key at the same epoch.
+
+    Attributes:
+        values: parameters [run, P].
+        slots: optimizer state by name, each [run, P].
+        buffers: non-trained state by leaf, each [run, …].
+        epoch, step: completed epochs and optimizer steps.
+    """
+
+    values: Tensor
+    slots: dict[str, Tensor]
+    buffers: Params
+    epoch: int = 0
+    step: int = 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, index: Sequence[int]) -> PopulationState:
+        """The runs at these positions, copied."""
+        at = torch.tensor(list(index), dtype=torch.int64, device=self.values.device)
+        return PopulationState(
+            self.values[at],
+            {name: slot[at] for name, slot in self.slots.items()},
+            {name: buffer[at] for name, buffer in self.buffers.items()},
+            self.epoch,
+            self.step,
+        )
+
+    @staticmethod
+    def join(states: Sequence[PopulationState]) -> PopulationState:
+        """All runs of several populations of one shape key at one epoch."""
+        first = states[0]
+        assert all((s.epoch, s.step) == (first.epoch, first.step) for s in states)
+        return PopulationState(
+            torch.cat([s.values for s in states]),
+            {name: torch.cat([s.slots[name] for s in states]) for name in first.slots},
+            {name: torch.cat([s.buffers[name] for s in states]) for name in first.buffers},
+            first.epoch,
+            first.step,
+        )
+
+    def to(self, device: torch.device) -> PopulationState:
+        return PopulationState(
+            self.values.to(device),
+            {name: slot.to(device) for name, slot in self.slots.items()},
+            {name: buffer.to(device) for name, buffer in self.buffers.items()},
+            self.epoch,
+            self.step,
+        )
+
+
+def save_run(state: PopulationState, position: int, run: Run, path: Path) -> None:
+    """Write one run's checkpoint, atomically (a reader sees the old file or the new one).
+
+    Raises:
+        InfrastructureError: the disk refuses it.
+    """
+    tensors = {"values": state.values[position]}
+    tensors.update({f"slots.{n}": s[position] for n, s in state.slots.items()})
+    tensors.update({f"buffers.{n}": b[position] for n, b in state.buffers.items()})
+    metadata = {
+        "epoch": str(state.epoch),
+        "step": str(state.step),
+        "seed": str(run.seed),
+        "config": json.dumps(run.config.flat()),
+    }
+    write_tensors(tensors, metadata, path)
+
+
+def load_run(path: Path) -> PopulationState:
+    """Read one run's checkpoint as a population of one.
+
+    Raises:
+        InfrastructureError: the file is missing or not a checkpoint.
+    """
+    tensors, metadata = read_tensors(path)
+    return PopulationState(
+        tensors["values"][None],
+        {n[6:]: t[None] for n, t in tensors.items() if n.startswith("slots.")},
+        {n[8:]: t[None] for n, t in tensors.items() if n.startswith("buffers.")},
+        int(metadata["epoch"]),
+        int(metadata["step"]),
+    )
+
+
+def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Write safetensors through a temporary file in the same folder.
+
+    Raises:
+        InfrastructureError: the disk refuses it.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, metadata)
+        os.replace(part, path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise InfrastructureError(
+            f"Cannot write {path}: {exc.strerror or exc}. Free some space or choose another "
+            "home folder with AUTOMETA_HOME."
+        ) from exc
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        InfrastructureError: the file is missing or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+        return load_file(path), metadata
+    except (OSError, SafetensorError) as exc:
+        raise InfrastructureError(f"Cannot read {path}: {exc}.") from exc

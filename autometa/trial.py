@@ -1,0 +1,182 @@
+"""The configuration of one trial, assembled from the registries, and what it builds.
+
+Every axis is a section with a `kind`; the valid kinds of an axis are the keys of its registry, so
+a new mechanism needs no change here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from autometa.balancing import BALANCING
+from autometa.config import Config, flatten, nest, parse, per_run
+from autometa.errors import ConfigError, nearest
+from autometa.learners import LEARNERS, Learner
+from autometa.networks import BACKBONES, ConditioningConfig, Parts, Problem
+from autometa.sharing import SHARING
+
+#: axis → its registry, for every axis whose choices are classes
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "backbone": BACKBONES,
+    "sharing": SHARING,
+    "adaptation": LEARNERS,
+    "balancing": BALANCING,
+}
+
+
+class OptimizerConfig(Config):
+    """Optimizer, schedule and batch.
+
+    `lr`: peak learning rate; `cosine` falls to 0 over `max_epochs`, `constant` stays.
+    `weight_decay`: decoupled for `adamw`, added to the gradient for `sgd`; weight matrices only.
+    `clip`: largest gradient norm of a run. `momentum`: SGD only. `batch_size`: rows a step, of
+    each task in a grouped suite, where a step takes `batch_tasks` tasks.
+    """
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    lr: float = per_run(3e-3, gt=0.0)
+    weight_decay: float = per_run(1e-4, ge=0.0)
+    momentum: float = per_run(0.9, ge=0.0, lt=1.0)
+    schedule: Literal["cosine", "constant"] = per_run("cosine")
+    clip: float = per_run(1.0, gt=0.0)
+    batch_size: int = Field(64, ge=1)
+    batch_tasks: int = Field(16, ge=1)
+
+
+def _section(axis: str) -> Any:
+    """A pydantic validator that picks the config class by `kind` in the axis's registry."""
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, Config):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                f"Parameter `{axis}` should be a mapping with a `kind`. Found `{axis} = {value!r}`."
+            )
+        registry = REGISTRIES[axis]
+        kind = value.get("kind", _DEFAULT_KIND[axis])
+        if kind not in registry:
+            raise ValueError(
+                f"Parameter `{axis}.kind` should be one of {', '.join(registry)}. Found "
+                f"`{axis}.kind = {kind}`.{nearest(kind, registry)}"
+            )
+        try:
+            return parse(registry[kind].Config, {**value, "kind": kind}, where=axis)
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from None
+
+    return BeforeValidator(pick)
+
+
+_DEFAULT_KIND = {
+    "backbone": "mlp",
+    "sharing": "hard",
+    "adaptation": "joint",
+    "balancing": "equal",
+}
+
+
+class TrialConfig(Config):
+    """One point of the search: how tasks share, are conditioned, adapted, balanced, trained."""
+
+    backbone: Annotated[SerializeAsAny[Config], _section("backbone")] = BACKBONES["mlp"].Config()
+    sharing: Annotated[SerializeAsAny[Config], _section("sharing")] = SHARING["hard"].Config()
+    conditioning: ConditioningConfig = ConditioningConfig()
+    head: Literal["multi_head", "single_head"] = "multi_head"
+    adaptation: Annotated[SerializeAsAny[Config], _section("adaptation")] = LEARNERS[
+        "joint"
+    ].Config()
+    balancing: Annotated[SerializeAsAny[Config], _section("balancing")] = BALANCING[
+        "equal"
+    ].Config()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> TrialConfig:
+        """Build from dotted names; what is missing takes its default.
+
+        Raises:
+            ConfigError: an unknown name or an invalid value, with the nearest valid name.
+        """
+        return parse(cls, nest(values))
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted names to plain values; `from_flat` gives the same config back."""
+        return flatten(self.model_dump(mode="json"))
+
+    def rates(self) -> dict[str, float]:
+        """The numbers that a forward pass needs and that may differ between fused runs."""
+        out = {}
+        for section in (self.backbone, self.sharing, self.adaptation, self.balancing):
+            for name, field in type(section).model_fields.items():
+                extra = field.json_schema_extra
+                if isinstance(extra, dict) and extra.get("per_run"):
+                    out[name] = float(getattr(section, name))
+        return out
+
+    def shape_key(self) -> str:
+        """Equal for configs that build the same graph with the same shapes on one suite."""
+        text = json.dumps(self.shape(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check(config: TrialConfig, problem: Problem) -> None:
+    """Find out, without building a tensor, whether `config` can be built for `problem`.
+
+    Raises:
+        ConfigError: it cannot, with the parameter to change.
+    """
+    backbone = _backbone(config, problem)
+    sharing: Any = config.sharing
+    mechanism = SHARING[sharing.kind]
+    mechanism.check(sharing, problem, len(backbone.blocks))
+    if config.head == "single_head":
+        if len(set(zip(problem.kinds, problem.n_outputs, strict=True))) > 1:
+            raise ConfigError(
+                "Parameter `head` should be `multi_head` where tasks differ in kind or number of "
+                "classes. Found `head = single_head`."
+            )
+        told_apart = config.conditioning.kind != "none" or sharing.kind != "hard"
+        all_shared = getattr(sharing, "split_at", None) in (None, len(backbone.blocks))
+        if problem.layout == "aligned" and all_shared and not told_apart:
+            raise ConfigError(
+                "Parameter `head` should be `multi_head` (or `conditioning.kind` other than "
+                "`none`) where every target is predicted from the same row: with one head and "
+                "nothing else all predictions are equal. Found `head = single_head`."
+            )
+
+
+def build(config: TrialConfig, problem: Problem) -> Learner:
+    """The learner of a trial.
+
+    Raises:
+        ConfigError: the network cannot be built for this problem.
+    """
+    check(config, problem)
+    conditioning = config.conditioning
+    z_dim = conditioning.dim if conditioning.embedding == "learned" else problem.n_tasks
+    parts = Parts.assemble(
+        problem, _backbone(config, problem), conditioning, config.head, z_dim
+    )
+    sharing, balancing, adaptation = _kinds(config)
+    network = SHARING[sharing](config.sharing, parts)
+    balancer = BALANCING[balancing](config.balancing)  # type: ignore[call-arg]
+    return LEARNERS[adaptation](  # type: ignore[call-arg]
+        config.adaptation, problem, network, conditioning, balancer
+    )
+
+
+def _backbone(config: TrialConfig, problem: Problem) -> Any:
+    section: Any = config.backbone
+    return BACKBONES[section.kind](section, problem)
+
+
+def _kinds(config: TrialConfig) -> tuple[str, str, str]:
+    sections: tuple[Any, ...] = (config.sharing, config.balancing, config.adaptation)
+    sharing, balancing, adaptation = (section.kind for section in sections)
+    return sharing, balancing, adaptation

@@ -1,0 +1,23 @@
+"""Every test has a home folder of its own, and one thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read when torch, NumPy and scikit-learn are first imported, so it cannot wait for a fixture.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder that everything uses unless told otherwise; nothing is in it."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("AUTOMETA_HOME", str(folder))
+    monkeypatch.delenv("AUTOMETA_DATA", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder

@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from autometa.config import read_yaml
 from autometa.errors import ConfigError, StudyError, UserError
 from autometa.home import Home, check_study_name
-from autometa.judge import Interrupted, Judge
+from autometa.judge import Judge
 from autometa.model import Model
-from autometa.searching.executors import Executor, InlineExecutor
+from autometa.searching.executors import Chain, Executor, InlineExecutor, ScriptSource
 from autometa.searching.loop import SearchLoop, SearchSettings
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
@@ -193,20 +193,13 @@ def search(
             tracker=tracker,
             notify=notify,
         )
-        if not executor.run(loop):
-            return _stopped(handle, loaded, started, tracker)
         judge = Judge(
-            loaded,
-            settings,
-            executor,
-            study=name,
-            folder=folder,
-            models=place.models,
-            notify=notify,
+            loaded, settings, study=name, folder=folder, models=place.models, notify=notify
         )
-        try:
-            judgement = judge.run(handle.trials())
-        except (Interrupted, KeyboardInterrupt):
+        judging = ScriptSource(lambda: judge.script(handle.trials()))
+        executor.run(Chain(loop, judging))
+        judgement = judging.returned
+        if judgement is None:  # Ctrl-C
             return _stopped(handle, loaded, started, tracker)
         kept = {"test": judgement.test, "model": str(judgement.model), "trials": _told(handle)}
         handle.set_attr("judgement", kept)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 from autometa.errors import AutometaError, DataError
 from autometa.intervals import Bootstrap, Interval, Statistic, benjamini_hochberg, bootstrap
@@ -117,7 +118,7 @@ def compare(
     *,
     mask: Mask = None,
     task: TaskOfRow = None,
-    gbdt: Predictions | None = None,
+    gbdt: Float[np.ndarray, "*one rows outputs"] | None = None,
     suite: str = "this suite",
     sharing: str = "sharing",
     resamples: int = 1000,

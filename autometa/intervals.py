@@ -233,7 +233,9 @@ def mean_interval(sample: Float[np.ndarray, "n"], level: float = 0.95) -> Interv
     n = len(sample)
     if n < 2:
         raise ValueError(f"An interval should have at least 2 values. Found {n}.")
-    return t_interval(float(np.mean(sample)), float(np.var(sample, ddof=1)) / n, n - 1, level)
+    return t_interval(
+        float(np.mean(sample)), float(np.var(sample, ddof=1)) / n, float(n - 1), level
+    )
 
 
 def benjamini_hochberg(

@@ -22,10 +22,10 @@ from autometa.comparison import Comparison, compare
 from autometa.errors import InfrastructureError
 from autometa.metrics import evaluate
 from autometa.model import Model
-from autometa.searching.executors import Executor, UnitList
+from autometa.searching.executors import Script
 from autometa.searching.loop import SearchSettings, run_seed
 from autometa.searching.progress import Progress
-from autometa.searching.units import UnitResult, WorkUnit
+from autometa.searching.units import WorkUnit
 from autometa.space import Arm
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.population import Trainer, task_specs
@@ -36,10 +36,6 @@ from autometa.trial import TrialConfig
 FINALISTS, RERUN_SEEDS, FINAL_SEEDS = 3, 3, 5
 #: streams of seeds that no trial uses
 _RERUN, _FINAL, _REFIT = 1_000_001, 1_000_002, 1_000_003
-
-
-class Interrupted(Exception):
-    """The user stopped the judgement; it starts over on resume."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Judgement:
 
 
 class Judge:
-    """Runs the final comparison of a study.
+    """The final comparison of a study, as a script of units.
 
     Args:
         suite: with its test rows, opened here and nowhere else.
@@ -80,7 +76,6 @@ class Judge:
         self,
         suite: TaskSuite,
         settings: SearchSettings,
-        executor: Executor,
         *,
         study: str,
         folder: Path,
@@ -89,35 +84,32 @@ class Judge:
     ) -> None:
         self._suite = suite
         self._settings = settings
-        self._executor = executor
         self._study = study
         self._folder = folder
         self._models = models
         self._notify = notify
 
-    def run(self, trials: Sequence[FrozenTrial]) -> Judgement:
+    def script(self, trials: Sequence[FrozenTrial]) -> Script[Judgement]:
         """Compare the arms and leave the recommended model.
 
         Raises:
-            Interrupted: the user stopped it.
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
-        winners = self._winners(trials)
-        states = self._train_final(winners)
+        self._suite.without_test().save(self._folder / "suite")
+        winners = yield from self._winners(trials)
+        states = yield from self._train_final(winners)
         test = self._compare(winners, states)
-        best = winners[test["recommended"]]
-        model = self._refit(best, test)
+        model = yield from self._refit(winners[test["recommended"]], test)
         return Judgement(winners, test, model)
 
-    def _winners(self, trials: Sequence[FrozenTrial]) -> dict[str, Finalist]:
+    def _winners(self, trials: Sequence[FrozenTrial]) -> Script[dict[str, Finalist]]:
         finalists = [f for arm in ("sharing", "independent") for f in best_of(trials, arm)]
         if not finalists:
             raise InfrastructureError(
                 "No trial completed, so there is nothing to judge. `autometa trials "
                 f"{self._study}` gives the reason of each failure; resume with more trials."
             )
-        self._suite.without_test().save(self._folder / "suite")
-        values = self._rerun(finalists)
+        values = yield from self._rerun(finalists)
         winners: dict[str, Finalist] = {}
         for trial, value in zip(finalists, values, strict=True):
             arm = trial.user_attrs["arm"]
@@ -131,7 +123,7 @@ class Judge:
             )
         return winners
 
-    def _rerun(self, finalists: Sequence[FrozenTrial]) -> list[float | None]:
+    def _rerun(self, finalists: Sequence[FrozenTrial]) -> Script[list[float | None]]:
         """Mean validation score of each finalist over new seeds; None if a run failed."""
         units = []
         for trial in finalists:
@@ -140,22 +132,24 @@ class Judge:
             ]
             config = trial.user_attrs["config"]
             units.append(self._unit(f"rerun-{trial.number}", config, seeds, keep=False))
+        self._say("The best trials of each arm are run again with new seeds.")
         values: list[float | None] = []
-        for result in self._execute(units, "The best trials of each arm run again with new seeds"):
+        for result in (yield units):
             scores = [r.value for r in result.results]
             values.append(
                 None if any(s is None for s in scores) else float(np.mean([s or 0 for s in scores]))
             )
         return values
 
-    def _train_final(self, winners: dict[str, Finalist]) -> dict[str, PopulationState]:
+    def _train_final(self, winners: dict[str, Finalist]) -> Script[dict[str, PopulationState]]:
         """Every winner trained with the same seeds."""
         seeds = [run_seed(self._settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
         units = [
             self._unit(f"final-{arm}", winner.config.flat(), seeds, keep=True)
             for arm, winner in winners.items()
         ]
-        results = self._execute(units, "The winner of each arm trained with five paired seeds")
+        self._say(f"The winner of each arm is trained with {FINAL_SEEDS} paired seeds.")
+        results = yield units
         states = {}
         for (arm, winner), unit, result in zip(winners.items(), units, results, strict=True):
             failed = [r.reason for r in result.results if r.reason]
@@ -213,12 +207,13 @@ class Judge:
             seed=self._settings.seed,
         )
 
-    def _refit(self, winner: Finalist, test: dict[str, Any]) -> Path:
+    def _refit(self, winner: Finalist, test: dict[str, Any]) -> Script[Path]:
         merged = self._suite.merged()
         merged.save(self._folder / "merged")
         seed = run_seed(self._settings.seed, _REFIT)
         unit = self._unit("refit", winner.config.flat(), [seed], keep=True, suite="merged")
-        (result,) = self._execute([unit], "The recommended model trained on train and validation")
+        self._say("The recommended model is trained on training and validation rows.")
+        (result,) = yield [unit]
         if result.results[0].reason:
             raise InfrastructureError(f"The final refit failed: {result.results[0].reason}")
         facts = {
@@ -260,15 +255,8 @@ class Judge:
             device=self._settings.device,
         )
 
-    def _execute(self, units: list[WorkUnit], message: str) -> list[UnitResult]:
-        self._notify(Progress("judge", 0, len(units), message=message))
-        source = UnitList(units)
-        if not self._executor.run(source):
-            raise Interrupted
-        results = [result for result in source.results if result is not None]
-        if len(results) != len(units):
-            raise Interrupted
-        return results
+    def _say(self, message: str) -> None:
+        self._notify(Progress("judge", 0, 0, message=message))
 
 
 def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:

@@ -116,8 +116,8 @@ class Evaluation:
         out = {}
         for metric in dict.fromkeys(s.metric for s in self.specs):
             group = [i for i, s in enumerate(self.specs) if s.metric == metric]
-            total = self.constant_error[..., group].sum(-1)
-            out[metric] = 1.0 - divide(self.error[..., group].sum(-1), total)
+            total = _sum(self.constant_error[..., group])
+            out[metric] = np.asarray(1.0 - divide(_sum(self.error[..., group]), total))
         return out
 
     def value(self) -> Float[np.ndarray, "*runs"]:
@@ -130,10 +130,10 @@ class Evaluation:
         weight = np.zeros(self.error.shape[:-1])
         for metric, score in self.group_scores().items():
             group = [i for i, s in enumerate(self.specs) if s.metric == metric]
-            defined = self.constant_error[..., group].sum(-1) > 0
-            total = total + np.where(defined, len(group) * score, 0.0)
-            weight = weight + np.where(defined, len(group), 0.0)
-        return np.maximum(divide(total, weight), -1.0)
+            defined = _sum(self.constant_error[..., group]) > 0
+            total += np.where(defined, len(group) * score, 0.0)
+            weight += np.where(defined, len(group), 0.0)
+        return np.asarray(np.maximum(divide(total, weight), -1.0))
 
     def task_scores(self) -> Float[np.ndarray, "*runs tasks"]:
         """1 − E/E0 a task (2·AUC − 1 for `auc`); NaN where the task is not judged."""
@@ -232,7 +232,7 @@ def evaluate_task(
 ) -> tuple[Float[np.ndarray, "*runs"], float]:
     """E of every run and E0, for one task's labelled rows."""
     if spec.metric != "auc":
-        return row_errors(spec, truth, pred).sum(-1), float(constant_errors(spec, truth).sum())
+        return _sum(row_errors(spec, truth, pred)), float(constant_errors(spec, truth).sum())
     positive = truth == 1
     pairs = float(positive.sum() * (~positive).sum())
     if not pairs:
@@ -240,7 +240,7 @@ def evaluate_task(
     ranks = stats.rankdata(pred[..., 0], axis=-1)
     n_pos = int(positive.sum())
     right = ranks[..., positive].sum(-1) - n_pos * (n_pos + 1) / 2  # pairs in order, ties half
-    return 2.0 * (pairs - right), pairs
+    return np.asarray(2.0 * (pairs - right)), pairs
 
 
 def row_errors(
@@ -326,6 +326,11 @@ def constant_errors(spec: TaskSpec, truth: np.ndarray) -> np.ndarray:
     return (truth != spec.constant).astype(np.float64)
 
 
+def _sum(x: np.ndarray) -> np.ndarray:
+    """Sum over the last axis, to the last bit the same whatever runs are beside a run."""
+    return np.asarray(np.ascontiguousarray(x).sum(-1))
+
+
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a/b, NaN where b is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -334,5 +339,5 @@ def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def nan_mean(x: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN if nothing is."""
-    n = (~np.isnan(x)).sum(-1)
-    return divide(np.nansum(x, -1), n)
+    n = np.asarray((~np.isnan(x)).sum(-1))
+    return divide(np.asarray(np.nansum(x, -1)), n)

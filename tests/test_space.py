@@ -223,11 +223,11 @@ def test_numbers_written_without_a_dot_are_numbers() -> None:
         ("a: 1\nb: {type: int, low: 1, high: c}", "whole-number parameter. Found `c`"),
         ("a: x\nb: {type: int, low: 1, high: a}", "whole-number parameter. Found `a`"),
         (
-            "head: {type: categorical, choices: [a], when: {backbone.kid: mlp}}\nbackbone.kind: mlp",
+            "head: {type: int, low: 1, high: 2, when: {backbone.kid: mlp}}\nbackbone.kind: mlp",
             "`when` should name an earlier parameter. Found `backbone.kid`",
         ),
         (
-            "backbone.kind: mlp\nhead: {type: categorical, choices: [a], when: {backbone.kind: mpl}}",
+            "backbone.kind: mlp\nhead: {type: int, low: 1, high: 2, when: {backbone.kind: mpl}}",
             "can never hold, because `backbone.kind` is one of mlp. Did you mean `mlp`",
         ),
         (
@@ -274,7 +274,7 @@ def test_what_is_not_a_space(text: str, message: str) -> None:
         (
             "backbone.depth: 2\nsharing.kind: hard\n"
             "sharing.split_at: {type: int, low: 1, high: 3, when: {sharing.kind: hard}}",
-            "with `sharing.kind = hard`, `sharing.split_at = 3`: Parameter `sharing.split_at` "
+            "on this suite, with `sharing.split_at = 3`: Parameter `sharing.split_at` "
             "should be at most the number of blocks (2)",
         ),
         (
@@ -315,7 +315,9 @@ def test_drop_leaves_out_what_this_suite_cannot_build() -> None:
     bound = found.bind(MIXED)
     assert bound.distributions("sharing")["head"] == CategoricalDistribution(["multi_head"])
     assert len(bound.dropped) == 1
-    assert bound.dropped[0].startswith("head = single_head: Parameter `head` should be `multi_head`")
+    assert bound.dropped[0].startswith(
+        "head = single_head: Parameter `head` should be `multi_head`"
+    )
     assert bound.text == found.text
     strict = Space.from_yaml(found.text.replace("unbuildable: drop", "unbuildable: error"))
     with pytest.raises(SpaceError, match=r"with `head = single_head`: .*unbuildable: drop"):
@@ -329,7 +331,10 @@ def test_drop_follows_conditions_and_shortens_ranges() -> None:
         backbone.depth: 2
         sharing.kind: hard
         sharing.split_at: {type: int, low: 1, high: 5, when: {sharing.kind: hard}}
-        optimizer.schedule: {type: categorical, choices: [cosine], when: {backbone.kind: [mlp, conv]}}
+        optimizer.schedule:
+          type: categorical
+          choices: [cosine]
+          when: {backbone.kind: [mlp, conv]}
         """
     bound = space(text, "unbuildable: drop").bind(TABLE)
     assert list(bound.distributions("sharing")) == [
@@ -377,9 +382,7 @@ def test_a_large_space_is_checked_in_pairs(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(space_check, "MAX_BRANCHES", 50)
     calls = []
     real = space_check.check
-    monkeypatch.setattr(
-        space_check, "check", lambda c, p: (calls.append(c.flat()), real(c, p))[1]
-    )
+    monkeypatch.setattr(space_check, "check", lambda c, p: (calls.append(c.flat()), real(c, p))[1])
     found.bind(TABLE)
     sharing = [c for c in calls if c["sharing.kind"] == "hard"]
     assert len(sharing) < 500, "the product has 684"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import math
 import os
@@ -111,6 +112,12 @@ class FakeServer:
         return [([r], "odd") for r in records if r.get("odd")]
 
 
+def waiting(path: Path) -> list[dict[str, Any]]:
+    box = Outbox(path)
+    box.close()
+    return box.records
+
+
 def item(number: int, **more: Any) -> dict[str, Any]:
     return {"kind": "x", "time": 1, "number": number, **more}
 
@@ -178,7 +185,7 @@ def test_closing_is_bounded_when_the_server_hangs_and_nothing_is_lost(tmp_path: 
     begin = time.monotonic()
     assert not writer.close(timeout=0.2)
     assert time.monotonic() - begin < 2
-    assert [r["number"] for r in Outbox(tmp_path / "outbox" / "s.jsonl").records] == [0]
+    assert [r["number"] for r in waiting(tmp_path / "outbox" / "s.jsonl")] == [0]
     server.gate.set()
 
 
@@ -515,6 +522,18 @@ def test_a_uri_mlflow_cannot_write_to_is_a_users_error(tmp_path: Path, uri: str)
         Tracker.open(uri, Home(tmp_path), "study")
 
 
+def test_a_web_server_that_is_not_mlflow_is_an_error_at_open(tmp_path: Path) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(InfrastructureError, match="answers 404, not as an MLflow server"):
+            Tracker.open(f"http://127.0.0.1:{other.server_port}", Home(tmp_path), "study")
+        other.shutdown()
+
+
 def test_a_bad_study_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study_name"):
         Tracker.open(None, Home(tmp_path), "../x")
@@ -538,13 +557,14 @@ raise KeyboardInterrupt
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ctrl_c_and_kill_lose_no_record(ready: Home) -> None:
     def run(how: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", SCRIPT, str(ready.root), how]
         return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
     assert run("kill").returncode == -signal.SIGKILL
-    assert len(Outbox(ready.outbox / "study.jsonl").records) == 40
+    assert len(waiting(ready.outbox / "study.jsonl")) == 40
     stopped = run("interrupt")
     assert stopped.stderr.strip().endswith("KeyboardInterrupt")
     assert stopped.stdout == ""
@@ -561,6 +581,7 @@ def server(ready: Home) -> Iterator[UiServer]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_ui_answers_on_loopback_only(server: UiServer, ready: Home) -> None:
     port = int(server.url.rpartition(":")[2])
 
@@ -591,6 +612,7 @@ def test_the_ui_is_never_shown_to_other_machines(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_server_that_dies_and_comes_back_gets_everything(
     ready: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,9 +22,9 @@ _PACKAGES = ("torch", "optuna", "ray", "mlflow", "torchjd", "scikit-learn", "pan
 
 def suites(json: options.Json = False) -> None:
     """List the suites that can be searched by name: built in, and those of $AUTOMETA_DATA."""
-    from autometa.api import list_suites
+    from autometa.tasks import catalog
 
-    found = list_suites()
+    found = [catalog.describe(name) for name in catalog.names()]
     if json:
         emit_json(found)
         return

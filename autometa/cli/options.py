@@ -200,9 +200,7 @@ TrackingUri = Annotated[
         "tracks nothing.",
     ),
 ]
-Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or one GPU such as cuda:0.")
-]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(callback=at_least(0), help="Seed of everything random.")]
 MaxEpochs = Annotated[
     int,

@@ -57,7 +57,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable
     from rich.table import Table
 
     right = set(right)
-    view = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    head = box.SIMPLE_HEAD if sys.stdout.isatty() else None
+    view = Table(box=head, pad_edge=False, show_edge=False)
     for name in columns:
         # Text that is too long for a terminal is folded, not cut: a value that cannot be read
         # in full is of no use.
@@ -76,6 +77,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def settings(params: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
+    """Parameters as `name=value`; those in `names`, or all."""
+    kept = set(params if names is None else names)
+    return " ".join(f"{name}={_short(value)}" for name, value in params.items() if name in kept)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str:

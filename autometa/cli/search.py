@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from autometa.cli import options
+from autometa.cli.finding import print_finding
 from autometa.cli.group import command_line
 from autometa.cli.output import emit_json, note, quiet_stdout
 from autometa.cli.progress import ProgressView
+from autometa.home import Home
 
 _SEARCH = "Search"
 _MACHINE = "Where it runs"
@@ -75,7 +77,9 @@ def search(
     seed: options.Seed = 0,
     study_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of the study. Default: made from the suite."),
+        typer.Option(
+            metavar="NAME", help="Name of the study. Default: the suite's name and a number."
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -162,15 +166,10 @@ def search(
     if json:
         emit_json(result.to_json())
     else:
-        print_finding(result.to_json())
+        print_finding(result.to_json(), Home.find(home))
     if result.interrupted:
         _stopped(ctx, result.study)
         raise typer.Exit(130)
-
-
-def print_finding(found: dict[str, Any]) -> None:
-    """Print what a search found."""
-    raise NotImplementedError
 
 
 def resume_command(words: list[str], study: str | None) -> str:

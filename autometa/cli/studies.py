@@ -12,7 +12,7 @@ import typer
 
 from autometa.cli import options
 from autometa.cli.disk import folder_size, study_paths
-from autometa.cli.output import emit_json, note, quiet_stdout, say, shown, size, table
+from autometa.cli.output import emit_json, note, quiet_stdout, say, settings, shown, size, table
 from autometa.errors import InfrastructureError, StudyError, UserError
 from autometa.home import Home
 
@@ -51,7 +51,7 @@ def trials(
                 row["state"],
                 row.get("arm"),
                 row["value"],
-                _text(row["params"], varied),
+                settings(row["params"], varied),
             ]
             for row in kept
         ],
@@ -194,16 +194,6 @@ def _best_first(row: Row) -> tuple[int, float, int]:
 
 def _varied(params: list[dict[str, Any]]) -> set[str]:
     """Names that do not have one value everywhere: the others would only fill the line."""
-    seen: dict[str, set[str]] = {}
-    for one in params:
-        for name, value in one.items():
-            seen.setdefault(name, set()).add(repr(value))
-    return {name for name, values in seen.items() if len(values) > 1}
-
-
-def _text(params: dict[str, Any], names: set[str]) -> str:
-    parts = []
-    for name, value in params.items():
-        if name in names:
-            parts.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}")
-    return " ".join(parts)
+    names = {name for one in params for name in one}
+    missing = object()
+    return {n for n in names if len({repr(one.get(n, missing)) for one in params}) > 1}

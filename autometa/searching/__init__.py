@@ -1,7 +1,4 @@
-"""Search over training runs: work units, promotion, executors (inline, Ray Tune), the loop."""
+"""Search over training runs: work units, promotion, executors (inline, Ray Tune), the loop.
 
-from autometa.searching.loop import SearchLoop, SearchSettings
-from autometa.searching.progress import Progress
-from autometa.searching.promotion import PRUNERS
-
-__all__ = ["PRUNERS", "Progress", "SearchLoop", "SearchSettings"]
+Nothing is imported here, so that a worker loads only what units need.
+"""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable, Generator
+from typing import Generic, Literal, Protocol, TypeVar
 
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
 FINISHED: Literal["FINISHED"] = "FINISHED"
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -45,19 +47,60 @@ class InlineExecutor:
         pass
 
 
-class UnitList:
-    """A source with a fixed list of units; results in the same order."""
+Script = Generator[list[WorkUnit], list[UnitResult], T]
 
-    def __init__(self, units: list[WorkUnit]) -> None:
-        self._units = units
+
+class ScriptSource(Generic[T]):
+    """A script as a source: it yields lists of units, gets their results, and returns a value.
+
+    Args:
+        start: makes the script, when its first unit is asked for.
+    """
+
+    def __init__(self, start: Callable[[], Script[T]]) -> None:
+        self._start = start
+        self._script: Script[T] | None = None
+        self._units: list[WorkUnit] = []
         self._next = 0
-        self.results: list[UnitResult | None] = [None] * len(units)
+        self._results: dict[int, UnitResult] = {}
+        self.returned: T | None = None
 
     def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
         if self._next == len(self._units):
-            return FINISHED
+            if len(self._results) < len(self._units):
+                return None
+            try:
+                self._advance()
+            except StopIteration as end:
+                self.returned = end.value
+                return FINISHED
         self._next += 1
         return self._units[self._next - 1]
 
     def complete(self, unit: WorkUnit, result: UnitResult) -> None:
-        self.results[self._units.index(unit)] = result
+        self._results[self._units.index(unit)] = result
+
+    def _advance(self) -> None:
+        if self._script is None:
+            self._script = self._start()
+            self._units = next(self._script)
+        else:
+            self._units = self._script.send([self._results[k] for k in range(len(self._units))])
+        self._next, self._results = 0, {}
+
+
+class Chain:
+    """Sources one after another, for one run of an executor (which keeps its workers)."""
+
+    def __init__(self, *sources: Source) -> None:
+        self._sources = list(sources)
+
+    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+        while True:
+            unit = self._sources[0].next_unit()
+            if unit != FINISHED or len(self._sources) == 1:
+                return unit
+            self._sources.pop(0)
+
+    def complete(self, unit: WorkUnit, result: UnitResult) -> None:
+        self._sources[0].complete(unit, result)

@@ -13,6 +13,8 @@ from typing import Any
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+# one unit is staged while all workers are busy: Tune keeps an idle actor only for a staged trial
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 with warnings.catch_warnings():
@@ -66,14 +68,13 @@ class RayExecutor:
 
     def run(self, source: Source) -> bool:
         """Run units until the source is finished; False if the user interrupted."""
-        searcher = _UnitSearcher(source)
+        searcher = _UnitSearcher(source, self._workers)
         trainable = tune.with_resources(_UnitTrainable, {"cpu": 1, "gpu": self._gpus})
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
-                max_concurrent_trials=self._workers,
                 reuse_actors=True,
                 metric="done_units",
                 mode="max",
@@ -105,11 +106,16 @@ class RayExecutor:
 
 
 class _UnitSearcher(Searcher):
-    """Hands units to Tune as if they were suggestions."""
+    """Hands units to Tune as if they were suggestions.
 
-    def __init__(self, source: Source) -> None:
+    With several workers one unit is chosen ahead of the first free worker; with one worker a unit
+    is chosen after all results are in, so that the search can be repeated exactly.
+    """
+
+    def __init__(self, source: Source, workers: int) -> None:
         super().__init__(metric="done_units", mode="max")
         self._source = source
+        self._at_most = 1 if workers == 1 else workers + 1
         self._running: dict[str, WorkUnit] = {}
         self.finished = False
         self.error: BaseException | None = None
@@ -117,6 +123,8 @@ class _UnitSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.error is not None:
             return Searcher.FINISHED
+        if len(self._running) >= self._at_most:
+            return None
         try:
             unit = self._source.next_unit()
         except BaseException as exc:  # Tune would log it and go on without us
@@ -147,8 +155,12 @@ class _UnitSearcher(Searcher):
         except BaseException as exc:
             self.error = exc
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its tuner; the study is the only truth, so there is nothing to keep."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the study is the only truth."""
+        """Nothing to save."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""

@@ -56,7 +56,7 @@ def connect(url: str) -> tuple[RDBStorage, BaseStorage]:
         kwargs["connect_args"] = {"timeout": 30}  # the heartbeat writes from a thread of its own
     try:
         with storage_errors(url), quiet("optuna.storages"):
-            rdb = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=kwargs)
+            rdb = _create(parsed.render_as_string(hide_password=False), kwargs)
     except ImportError:
         raise StudyError(
             f"Parameter `storage` needs a Python driver for {parsed.get_backend_name()} that is "
@@ -232,6 +232,18 @@ def _machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
     return "|".join(parts)
+
+
+def _create(url: str, kwargs: dict[str, Any]) -> RDBStorage:
+    """Two processes that make the tables of a new database at once get in each other's way."""
+    for _ in range(5):
+        try:
+            return RDBStorage(url, engine_kwargs=dict(kwargs))
+        except (sql.DBAPIError, StorageInternalError) as exc:
+            if not any(word in str(exc).lower() for word in ("already exists", "unique")):
+                raise
+            time.sleep(0.1)
+    return RDBStorage(url, engine_kwargs=dict(kwargs))
 
 
 def _parse(url: str) -> URL:

@@ -116,22 +116,28 @@ class _CmaEs(CmaEsSampler):
         return super()._split_optimizer_str(json.dumps(state))
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
-        import cmaes
-
         prefix = self._attr_key_optimizer
         for trial in reversed(completed_trials):
             attrs = {k: v for k, v in trial.system_attrs.items() if k.startswith(prefix)}
-            if attrs:
-                state = json.loads(self._concat_optimizer_attrs(attrs))
-                self._optimizer = cmaes.CMA(mean=np.zeros(state["_n_dim"]), sigma=1.0)
-                known = self._optimizer.__getstate__()
-                if state.keys() != known.keys():
-                    continue  # written by another version of cmaes: start from an older state
-                self._optimizer.__setstate__(
-                    {k: np.array(v) if isinstance(v, list) else v for k, v in state.items()}
-                )
+            self._optimizer = _restored(self._concat_optimizer_attrs(attrs)) if attrs else None
+            if self._optimizer is not None:
                 return self._optimizer
         return None
+
+
+def _restored(text: str) -> Any:
+    """The optimizer of a stored state; None if Optuna's own sampler or another cmaes wrote it."""
+    import cmaes
+
+    try:
+        state = json.loads(text)
+        optimizer = cmaes.CMA(mean=np.zeros(state["_n_dim"]), sigma=1.0)
+    except (ValueError, TypeError, KeyError):
+        return None
+    if state.keys() != optimizer.__getstate__().keys():
+        return None
+    optimizer.__setstate__({k: np.array(v) if isinstance(v, list) else v for k, v in state.items()})
+    return optimizer
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from autometa.errors import InfrastructureError, StudyError, nearest
 from autometa.home import Home, check_study_name
 from autometa.space import Space
 from autometa.space.space import KIND
-from autometa.study.databases import DatabaseOwner, connect, disconnect, hidden, holder, quiet, storage_errors
+from autometa.study.databases import (
+    DatabaseOwner,
+    connect,
+    disconnect,
+    hidden,
+    holder,
+    quiet,
+    storage_errors,
+)
 from autometa.study.handle import StudyHandle
 from autometa.study.journal import (
     GroupedJournalBackend,
@@ -80,11 +89,21 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
             raise _unknown(home, name, storage)
         store: BaseStorage = _journal_storage(ReadOnlyJournalBackend(path), path)
     else:
-        _, store = connect(storage)
+        rdb, store = connect(storage)
     with storage_errors(storage or ""):
-        if not _has_study(store, name):
-            raise _unknown(home, name, storage)
-        return _QuietStudy(name, store, sampler=RandomSampler(seed=0))
+        study = (
+            _QuietStudy(name, store, sampler=RandomSampler(seed=0))
+            if (_has_study(store, name))
+            else None
+        )
+    if storage is not None:
+        if study is None:
+            disconnect(rdb)
+        else:
+            weakref.finalize(study, disconnect, rdb)
+    if study is None:
+        raise _unknown(home, name, storage)
+    return study
 
 
 def list_studies(home: Home, storage: str | None = None) -> list[str]:
@@ -174,22 +193,25 @@ def _open_database(
     name: str, url: str, resume: bool, fingerprint: str, attrs: Mapping[str, Any]
 ) -> StudyHandle:
     rdb, store = connect(url)
-    with storage_errors(url):
-        existed = _has_study(store, name)
-        if existed and not resume:
-            raise _taken(name)
-        if not existed:
-            with quiet("optuna.storages._rdb.storage"):
-                try:
-                    store.create_new_study([StudyDirection.MAXIMIZE], name)
-                except optuna.exceptions.DuplicatedStudyError:
-                    raise _taken(name) from None  # another driver was quicker
-        owner = DatabaseOwner(rdb, store.get_study_id_from_name(name), name, url)
+    owner = None
     try:
         with storage_errors(url):
+            existed = _has_study(store, name)
+            if existed and not resume:
+                raise _taken(name)
+            if not existed:
+                with quiet("optuna.storages._rdb.storage"):
+                    try:
+                        store.create_new_study([StudyDirection.MAXIMIZE], name)
+                    except optuna.exceptions.DuplicatedStudyError:
+                        if not resume:
+                            raise _taken(name) from None  # another driver was quicker
+            owner = DatabaseOwner(rdb, store.get_study_id_from_name(name), name, url)
             study = _start(store, name, True, fingerprint, attrs)
     except BaseException:
-        owner.release()
+        if owner is not None:
+            owner.release()
+        disconnect(rdb)
         raise
     return StudyHandle(study, resumed=existed, owner=owner, where=url)
 

@@ -8,6 +8,7 @@ sent by the next open. Sending a record twice is the sender's business to make h
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - refuses its first import while Python exits
 import contextlib
 import importlib
 import json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import re
@@ -239,6 +240,7 @@ def test_conveniences(suite):
     assert suite.is_image == (len(suite.feature_shape) == 3)
     assert suite.is_grouped == (suite.task is not None)
     assert suite.name in suite.summary()
+    assert json.loads(json.dumps(suite.describe())) == suite.describe()
     assert "50 train / 20 val / 20 test rows" in suite.summary()
 
 

@@ -1,0 +1,1 @@
+"""Training of many runs as one: batches, optimizers over stacked parameters, checkpoints."""

@@ -1,0 +1,277 @@
+"""Outcomes, effects, intervals and words of the final comparison."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from autometa.comparison import MIN_RARER, MIN_ROWS, compare
+from autometa.errors import AutometaError, DataError
+from autometa.metrics import TaskSpec, delta_m, evaluate
+
+
+def regression(names, metric="rmse"):
+    return [TaskSpec(n, "regression", metric) for n in names]
+
+
+def aligned(rng, noise, rows=200, seeds=5):
+    """Regression predictions `[S, T, N, 1]` around one truth; `noise[arm][task]` is their RMSE."""
+    y = rng.normal(size=(rows, len(noise[0])))
+    arms = []
+    for arm in noise:
+        error = np.asarray(arm)[:, None] * rng.normal(size=(seeds, len(arm), rows))
+        arms.append((y.T + error)[..., None].astype(np.float32))
+    return arms[0], arms[1], y.astype(np.float32), regression([f"t{i}" for i in range(len(arm))])
+
+
+# --- outcomes and words ---------------------------------------------------------------------------
+
+
+def test_sharing_wins_where_it_is_planted():
+    shared, alone, y, specs = aligned(np.random.default_rng(0), [[0.4] * 3, [0.6] * 3])
+    found = compare(shared, alone, y, specs, suite="wq", sharing="hard sharing")
+    assert (found.outcome, found.recommended) == ("sharing", "sharing")
+    assert found.difference_ci[0] > 0
+    assert found.delta_m_ci[0] > 0
+    assert found.verdict.startswith("Sharing helps on wq: hard sharing scores 0.8")
+    assert " for equally tuned independent networks (difference +0." in found.verdict
+    assert found.verdict.endswith("3 of 3 tasks helped, 0 hurt.")
+    assert "95% interval +0." in found.verdict
+    assert "Δm +" in found.verdict
+
+
+def test_independent_wins_where_it_is_planted():
+    shared, alone, y, specs = aligned(np.random.default_rng(0), [[0.6] * 3, [0.4] * 3])
+    found = compare(shared, alone, y, specs, suite="wq")
+    assert (found.outcome, found.recommended) == ("independent", "independent")
+    assert found.difference_ci[1] < 0
+    assert found.verdict.startswith("Independent networks win on wq: sharing scores 0.6")
+    assert found.verdict.endswith("0 of 3 tasks helped, 3 hurt.")
+
+
+def test_no_difference_is_undecided_and_says_what_to_use():
+    shared, alone, y, specs = aligned(np.random.default_rng(3), [[0.5] * 3, [0.5] * 3])
+    found = compare(shared, alone, y, specs, suite="wq", sharing="a tree")
+    assert found.outcome == "undecided"
+    assert found.recommended == ("sharing" if found.difference >= 0 else "independent")
+    assert found.verdict.startswith("Sharing neither helps nor hurts measurably on wq: a tree ")
+    assert "within noise" in found.verdict
+    picked = "a tree" if found.recommended == "sharing" else "independent networks"
+    assert f"recommended for its higher mean score: {picked};" in found.verdict
+    other = compare(alone, shared, y, specs, suite="wq", sharing="a tree")
+    assert {found.recommended, other.recommended} == {"sharing", "independent"}
+
+
+def test_equal_arms_recommend_sharing_and_call_nothing():
+    shared, _, y, specs = aligned(np.random.default_rng(4), [[0.5] * 2, [0.5] * 2])
+    found = compare(shared, shared, y, specs)
+    assert (found.outcome, found.recommended) == ("undecided", "sharing")
+    assert found.difference == 0
+    assert found.difference_ci == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert found.delta_m == pytest.approx(0, abs=1e-9)
+    assert "difference +0.000, 95% interval +0.000 to +0.000; Δm +0.0%" in found.verdict
+    assert "equal mean score" in found.verdict
+    assert [t.p for t in found.tasks] == [1.0, 1.0]
+
+
+def test_score_and_delta_m_against_each_other_are_undecided():
+    # one task of large error gets a little better, two of small error get much worse
+    rng = np.random.default_rng(5)
+    shared, alone, y, specs = aligned(rng, [[0.80, 0.06, 0.06], [0.95, 0.04, 0.04]], rows=400)
+    found = compare(shared, alone, y, specs, suite="wq")
+    assert found.difference_ci[0] > 0
+    assert found.delta_m_ci[1] < 0
+    assert found.outcome == "undecided"
+    assert found.notes == (
+        "the score favours sharing but Δm favours independent networks",
+    )  # fmt: skip
+    assert "undecided, because the score favours sharing but Δm" in found.verdict
+    assert (found.helped, found.hurt) == (1, 2)
+
+
+def test_swapping_the_arms_swaps_the_signs():
+    shared, alone, y, specs = aligned(np.random.default_rng(6), [[0.4, 0.6], [0.5, 0.5]])
+    a, b = compare(shared, alone, y, specs), compare(alone, shared, y, specs)
+    assert a.difference == pytest.approx(-b.difference)
+    assert a.difference_ci == pytest.approx((-b.difference_ci[1], -b.difference_ci[0]))
+    assert [t.effect for t in a.tasks] == ["helped", "hurt"]
+    assert [t.effect for t in b.tasks] == ["hurt", "helped"]
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def test_numbers_by_hand():
+    # y = (1, −1): E0 = 2. Shared errs .5 a row (seed 0) or nothing (seed 1), independent errs 1
+    y = np.array([[1.0], [-1.0]], dtype=np.float32)
+    shared = np.array([[[[0.5], [-0.5]]], [[[1.0], [-1.0]]]], dtype=np.float32)
+    alone = np.zeros((2, 1, 2, 1), dtype=np.float32)
+    found = compare(shared, alone, y, [TaskSpec("t", "regression", "rmse", std=10.0)])
+    assert found.seed_scores == (0.75, 1.0)
+    assert found.independent_seed_scores == (0.0, 0.0)
+    assert (found.score, found.independent_score, found.difference) == (0.875, 0.0, 0.875)
+    assert found.constant_score == 0.0
+    assert found.delta_m == pytest.approx(100 * (10 - 2.5) / 10)  # RMSE 5 and 0 against 10, 10
+    (task,) = found.tasks
+    assert (task.shared, task.independent) == (0.875, 0.0)
+    assert (task.shared_value, task.independent_value) == (2.5, 10.0)
+    assert (task.judged, task.effect, task.p) == (False, "undecided", None)
+    assert task.reason == f"2 evaluation rows, {MIN_ROWS} are needed"
+
+
+def test_it_agrees_with_the_metrics():
+    rng = np.random.default_rng(7)
+    specs = [*regression("ab"), TaskSpec("c", "binary", "auc"), TaskSpec("d", "binary", "accuracy")]
+    y = np.concatenate([rng.normal(size=(90, 2)), rng.integers(0, 2, (90, 2))], 1)
+    pred = rng.normal(size=(2, 3, 4, 90, 1))
+    mask = rng.random(y.shape) < 0.9
+    found = compare(pred[0], pred[1], y, specs, mask=mask, gbdt=pred[0, 0])
+    a, b = (evaluate(p, y, specs, mask=mask) for p in pred)
+    assert found.score == pytest.approx(a.value().mean())
+    assert found.independent_score == pytest.approx(b.value().mean())
+    assert found.gbdt_score == pytest.approx(a.value()[0])
+    means = delta_m(a.task_values(), b.task_values(), specs).mean()
+    assert found.delta_m == pytest.approx(means)
+    assert [t.shared for t in found.tasks] == pytest.approx(list(a.task_scores().mean(0)))
+
+
+def test_result_is_plain_json():
+    rng = np.random.default_rng(8)
+    shared, alone, y, specs = aligned(rng, [[0.4, 0.6], [0.5, 0.5]])
+    y[:, 1] = 0  # not judged
+    found = compare(shared, alone, y, specs, suite="wq")
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert data["outcome"] == found.outcome
+    assert data["difference_ci"] == list(found.difference_ci)
+    assert data["tasks"][1]["shared"] is None
+    assert {"name", "metric", "shared", "independent", "effect", "judged"} <= set(data["tasks"][0])
+
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+def test_planted_effects_are_found_and_null_tasks_left_alone():
+    rng = np.random.default_rng(9)
+    shared, alone, y, specs = aligned(
+        rng, [[0.3] * 4 + [0.6] * 3 + [0.5] * 20, [0.5] * 4 + [0.4] * 3 + [0.5] * 20], rows=300
+    )
+    found = compare(shared, alone, y, specs)
+    effects = [t.effect for t in found.tasks]
+    assert effects[:7] == ["helped"] * 4 + ["hurt"] * 3
+    assert effects[7:].count("undecided") >= 19
+    assert found.helped + found.hurt == 27 - effects.count("undecided")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auc"])
+def test_planted_effects_in_grouped_classification(metric):
+    rng = np.random.default_rng(10)
+    specs = [TaskSpec(n, "binary", metric) for n in ("better", "worse", "same")]
+    task = np.repeat(np.arange(3), 250)
+    latent = rng.normal(size=750)
+    y = (latent > 0).astype(np.float32)
+    noise = np.array([[0.4, 1.5, 0.8], [1.5, 0.4, 0.8]])[:, task]
+    pred = latent + noise[:, None] * rng.normal(size=(2, 5, 750))
+    found = compare(*pred[..., None].astype(np.float32), y, specs, task=task)
+    assert [t.effect for t in found.tasks] == ["helped", "hurt", "undecided"]
+    assert [t.rows for t in found.tasks] == [250] * 3
+
+
+def test_what_cannot_be_judged_is_undecided_with_its_reason():
+    rng = np.random.default_rng(11)
+    rows = 100
+    rare = np.zeros(rows)
+    rare[: MIN_RARER - 1] = 1
+    y = np.stack([np.zeros(rows), rare, np.zeros(rows), rng.integers(0, 2, rows)], 1)
+    specs = [
+        TaskSpec("no_error", "regression", "rmse"),
+        TaskSpec("rare", "binary", "auc"),
+        TaskSpec("one_class", "binary", "auc"),
+        TaskSpec("few", "binary", "accuracy"),
+    ]
+    mask = np.ones((rows, 4), dtype=bool)
+    mask[MIN_ROWS - 1 :, 3] = False
+    right = np.where(y.T > 0, 1.0, -1.0)[None, :, :, None] + 0.01 * rng.normal(size=(5, 4, rows, 1))
+    wrong = rng.normal(size=(5, 4, rows, 1))
+    found = compare(right, wrong, y, specs, mask=mask)
+    assert [t.effect for t in found.tasks] == ["undecided"] * 4
+    assert [t.judged for t in found.tasks] == [False] * 4
+    assert [t.reason for t in found.tasks] == [
+        "the training constant makes no error on its evaluation rows",
+        f"{MIN_RARER - 1} evaluation rows of the rarer class, {MIN_RARER} are needed",
+        "only one class among its evaluation rows",
+        f"{MIN_ROWS - 1} evaluation rows, {MIN_ROWS} are needed",
+    ]
+    assert [t.shared is None for t in found.tasks] == [True, False, True, False]
+    assert [t.p for t in found.tasks] == [None] * 4
+
+
+def test_nothing_to_judge_is_said():
+    pred = np.ones((3, 1, 40, 1))
+    found = compare(pred, pred, np.zeros((40, 1)), regression("a"), suite="flat")
+    assert (found.score, found.difference, found.difference_ci) == (None, None, None)
+    assert (found.outcome, found.recommended) == ("undecided", "independent")
+    assert found.verdict.startswith("Nothing can be judged on flat")
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows_sd", "seed_sd", "cell_sd"),
+    [(0.4, 0.0, 0.3), (0.2, 0.15, 0.2)],
+    ids=["rows decide", "seeds decide"],
+)
+def test_intervals_cover_the_truth(rows_sd, seed_sd, cell_sd):
+    """Both arms are equally good, so 0 should be inside about 95 of 100 intervals."""
+    rng = np.random.default_rng(12)
+    specs, sims, shape = regression("abc"), 200, (3, 60)
+    covered = np.zeros(2)
+    for _ in range(sims):
+        y = rng.normal(size=(60, 3))
+        arms = []
+        for _ in range(2):
+            error = rows_sd * rng.normal(size=shape) + cell_sd * rng.normal(size=(5, *shape))
+            error = error * np.exp(seed_sd * rng.normal(size=(5, 1, 1)))
+            arms.append((y.T + error)[..., None])
+        found = compare(*arms, y, specs, resamples=200)
+        for i, (low, high) in enumerate((found.difference_ci, found.delta_m_ci)):
+            covered[i] += low <= 0 <= high
+    assert (covered / sims >= 0.88).all()
+    assert (covered / sims <= 0.99).all()
+
+
+def test_intervals_narrow_with_rows_and_repeat_with_the_seed():
+    few = aligned(np.random.default_rng(13), [[0.5], [0.6]], rows=50)
+    many = aligned(np.random.default_rng(13), [[0.5], [0.6]], rows=5000)
+
+    def width(found):
+        return found.difference_ci[1] - found.difference_ci[0]
+
+    assert width(compare(*many)) < width(compare(*few)) / 3
+    assert compare(*few, seed=1) == compare(*few, seed=1)
+    assert compare(*few, seed=1) != compare(*few, seed=2)
+
+
+def test_one_seed_is_said_to_cover_rows_only():
+    found = compare(*aligned(np.random.default_rng(14), [[0.5], [0.6]], seeds=1))
+    assert found.notes == ("one seed: the intervals cover the choice of test rows only",)
+    assert found.difference_ci[0] < found.difference < found.difference_ci[1]
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_unequal_seeds_are_refused():
+    shared, alone, y, specs = aligned(np.random.default_rng(15), [[0.5], [0.6]])
+    with pytest.raises(DataError, match="Found 5 for sharing and 4 for independent"):
+        compare(shared, alone[:4], y, specs)
+
+
+def test_a_diverged_network_is_named():
+    shared, alone, y, specs = aligned(np.random.default_rng(16), [[0.5, 0.5], [0.6, 0.6]])
+    alone[3, 1, 0] = np.inf
+    with pytest.raises(AutometaError, match="independent network of seed 3 .* task 't1'"):
+        compare(shared, alone, y, specs)

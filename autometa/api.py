@@ -1,4 +1,4 @@
-"""The front in Python: `search`, `train`, `load_model`. The command line calls the same functions."""
+"""The front in Python: `search`, `train`, `load_model`. The command line calls them too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.config import read_yaml
+from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, StudyError, UserError
 from autometa.home import Home, check_study_name
 from autometa.judge import Judge
@@ -271,8 +271,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read or is not a mapping.
     """
-    from autometa.config import flatten
-
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -284,7 +282,12 @@ def _check(settings: SearchSettings, workers: int | None, gpus: float) -> None:
     limits: list[tuple[str, Any, bool, str]] = [
         ("n_trials", settings.n_trials, settings.n_trials >= 1, "at least 1"),
         ("max_epochs", settings.max_epochs, settings.max_epochs >= 1, "at least 1"),
-        ("timeout", settings.timeout, settings.timeout is None or settings.timeout >= 0, "positive"),
+        (
+            "timeout",
+            settings.timeout,
+            settings.timeout is None or settings.timeout >= 0,
+            "positive",
+        ),
         ("seed", settings.seed, settings.seed >= 0, "at least 0"),
         (
             "independent_share",
@@ -423,9 +426,7 @@ def _told(handle: StudyHandle) -> int:
     return sum(t.state.is_finished() for t in handle.trials())
 
 
-def _log_start(
-    tracker: Tracker, suite: TaskSuite, space: Space, settings: SearchSettings
-) -> None:
+def _log_start(tracker: Tracker, suite: TaskSuite, space: Space, settings: SearchSettings) -> None:
     rows = suite.rows("train")
     frame = None
     if not suite.is_image:

@@ -114,7 +114,8 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _sentence(cls: type[BaseModel], exc: ValidationError, where: str) -> str:
-    first = exc.errors()[0]
+    # a misspelt key is also a missing one: the unknown name is what the user must mend
+    first = min(exc.errors(), key=lambda error: error["type"] != "extra_forbidden")
     name = ".".join([p for p in (where, *map(str, first["loc"])) if p])
     more = exc.error_count() - 1
     rest = f" ({more} more problem{'s' if more > 1 else ''} in the same place.)" if more else ""

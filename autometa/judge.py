@@ -174,7 +174,7 @@ class Judge:
             for arm, winner in winners.items()
         }
         truth = test.y.numpy()
-        where = {"mask": test.mask.numpy(), "task": _numpy(test.task)}
+        mask, task = test.mask.numpy(), _numpy(test.task)
         trees = None if self._suite.is_image else self._trees(test)
         if len(winners) == 2:
             found: Comparison = compare(
@@ -182,16 +182,21 @@ class Judge:
                 predictions["independent"],
                 truth,
                 specs,
+                mask=mask,
+                task=task,
                 gbdt=trees,
                 suite=self._suite.name,
                 sharing=describe_sharing(winners["sharing"].config),
                 seed=self._settings.seed,
-                **where,
             )
             return found.to_json()
         (arm,) = winners
-        score = float(evaluate(predictions[arm], truth, specs, **where).value().mean())
-        gbdt = None if trees is None else float(evaluate(trees, truth, specs, **where).value())
+        score, gbdt = (
+            None
+            if pred is None
+            else float(evaluate(pred, truth, specs, mask=mask, task=task).value().mean())
+            for pred in (predictions[arm], trees)
+        )
         return one_arm(arm, self._suite.name, score, gbdt)
 
     def _trees(self, test: Rows) -> np.ndarray:
@@ -261,9 +266,7 @@ class Judge:
 
 def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
     """The best completed trials of an arm, best first; equal values favour the earlier one."""
-    done = [
-        t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm
-    ]
+    done = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm]
     return sorted(done, key=lambda t: (-(t.value or 0.0), t.number))[:FINALISTS]
 
 
@@ -282,7 +285,7 @@ def describe_sharing(config: TrialConfig) -> str:
     return f"{flat['sharing.kind']} sharing ({', '.join(details)})"
 
 
-def one_arm(arm: str, suite: str, score: float, gbdt: float | None) -> dict[str, Any]:
+def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:
     """The result where one arm was searched and there is nothing to compare with."""
     other = "independent networks" if arm == "sharing" else "sharing"
     missing = "independent" if arm == "sharing" else "sharing"

@@ -160,9 +160,7 @@ def build(config: TrialConfig, problem: Problem) -> Learner:
     check(config, problem)
     conditioning = config.conditioning
     z_dim = conditioning.dim if conditioning.embedding == "learned" else problem.n_tasks
-    parts = Parts.assemble(
-        problem, _backbone(config, problem), conditioning, config.head, z_dim
-    )
+    parts = Parts.assemble(problem, _backbone(config, problem), conditioning, config.head, z_dim)
     sharing, balancing, adaptation = _kinds(config)
     network = SHARING[sharing](config.sharing, parts)
     balancer = BALANCING[balancing](config.balancing)  # type: ignore[call-arg]

@@ -18,6 +18,5 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home folder that everything uses unless told otherwise; nothing is in it."""
     folder = tmp_path / "home"
     monkeypatch.setenv("AUTOMETA_HOME", str(folder))
-    monkeypatch.delenv("AUTOMETA_DATA", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder

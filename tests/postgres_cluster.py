@@ -45,9 +45,7 @@ def cluster() -> Iterator[str]:
 
     def call(program: str, *arguments: str) -> None:
         command = [str(binary(program)), "-D", str(folder / "data"), *arguments]
-        subprocess.run(
-            command, user=user, cwd=folder, check=True, timeout=60, capture_output=True
-        )
+        subprocess.run(command, user=user, cwd=folder, check=True, timeout=60, capture_output=True)
 
     try:
         call("initdb", "-U", "tester", "-A", "trust", "--no-sync")

@@ -60,8 +60,15 @@ def test_a_new_phase_and_a_message_are_told_at_once() -> None:
         view(Progress("search", 0, 2))
         view(Progress("search", 2, 2, message="stopped early"))
         view(Progress("search", 2, 2, message="stopped early"))
-        view(Progress("judge", 0, 0))
-    assert out.getvalue().splitlines() == ["search: 0/2", "stopped early", "search: 2/2", "judge:"]
+        view(Progress("judge", 0, 3, message="three runs"))
+        view(Progress("judge", 3, 3))
+    assert out.getvalue().splitlines() == [
+        "search: 0/2",
+        "stopped early",
+        "search: 2/2",
+        "three runs",
+        "judge: 3/3",
+    ]
 
 
 def test_terminal_shows_a_bar() -> None:

@@ -7,6 +7,7 @@ the options answer at once; each command imports what it needs when it runs.
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable
 from typing import Annotated
 
@@ -48,6 +49,9 @@ for _command, _example in _EXAMPLES.items():
 
 def main() -> None:
     """Entry point of the console script `autometa`."""
+    # A batch system or a closed session stops us as Ctrl-C does: the study is left to be resumed,
+    # and what was started (Ray, the MLflow server) is ended.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     app()
 
 

@@ -15,6 +15,8 @@ def study_paths(home: Home, study: str) -> list[Path]:
         home.checkpoints(study),
         home.models / study,
         home.outbox / f"{study}.jsonl",
+        # MLflow keeps a folder a run, deleted or not; the run that has this study's model is it.
+        *(model.parents[1] for model in home.artifacts.glob(f"*/artifacts/{study}")),
     ]
 
 

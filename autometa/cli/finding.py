@@ -20,9 +20,12 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
         home: for the commands that are shown.
     """
     states = found["states"]
+    words = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
+    counts = [f"{states.get(state, 0)} {word}" for state, word in words.items()]
+    if unfinished := found["n_trials"] - sum(states.values()):
+        counts.append(f"{unfinished} unfinished")
     say(
-        f"Study {found['study']}: {found['n_trials']} trials ({states.get('COMPLETE', 0)} "
-        f"completed, {states.get('PRUNED', 0)} pruned, {states.get('FAIL', 0)} failed) on "
+        f"Study {found['study']}: {found['n_trials']} trials ({', '.join(counts)}) on "
         f"{found['suite']}, {duration(found['seconds'])}."
     )
     if found["best"] is not None:

@@ -78,7 +78,7 @@ def train(
         return
     say(f"Validation score {result.value:.4f} after {duration(result.seconds)}.")
     for name, value in result.tasks.items():
-        say(f"  {name}: {value:.4f}")
+        say(f"  {name}: " + ("not judged" if value is None else f"{value:.4f}"))
     say(f"Model: {shown(result.model)}")
 
 

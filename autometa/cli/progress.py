@@ -97,18 +97,17 @@ class ProgressView:
         )
 
     def _plain(self, step: Step) -> None:
-        news = step.message is not None and step.message != self._message
-        if news:
+        entered = step.phase != self._phase
+        if entered and self._pending is not None:
+            self._write(self._pending)  # the last state of the phase that ended
+        told = step.message is not None and step.message != self._message
+        if told:
             print(step.message, file=self._stream, flush=True)
         due = self._clock() - self._written >= self._every
-        if step.phase != self._phase:
-            if self._pending is not None:
-                self._write(self._pending)  # the last state of the phase that ended
-            self._write(step)
-        elif due:
+        if (entered or due) and not (told and step.done == 0):
             self._write(step)
         else:
-            self._pending = step
+            self._pending = step if step.done else None
 
     def _write(self, step: Step) -> None:
         count = f" {step.done}/{step.total}" if step.total else ""

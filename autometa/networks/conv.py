@@ -38,7 +38,8 @@ class ConvBlock:
         self.in_channels = in_channels
         self.fan_in = in_channels * 9
         self.channels = channels
-        self._groups = next(g for g in (8, 4, 2, 1) if channels % g == 0)
+        # a group of few channels would normalise the task's shift and small images away
+        self._groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels >= 4 * g), 1)
         self._norm = norm
         self._pool = pool
 

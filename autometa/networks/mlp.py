@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -75,8 +76,7 @@ class MLP:
             raise ConfigError("The suite has no features; backbone `mlp` needs at least one.")
         sizes = [features] + [config.width] * config.depth
         self.blocks = tuple(
-            MLPBlock(fan_in, fan_out, config.norm)
-            for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+            MLPBlock(fan_in, fan_out, config.norm) for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.out_features = config.width
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from autometa.networks.layers import Modulation
 from autometa.networks.problem import Problem, Step
 
 
+@runtime_checkable
 class Block(Protocol):
     """One step of a backbone, for one model and one task.
 
@@ -30,6 +31,7 @@ class Block(Protocol):
     ) -> Tensor: ...
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """An ordered list of blocks; what users register must look like this."""
 
@@ -76,4 +78,3 @@ class Parts:
     @property
     def n_blocks(self) -> int:
         return len(self.backbone.blocks)
-

@@ -28,6 +28,11 @@ from autometa.tracking import Tracker
 from autometa.training.population import RunResult
 from autometa.trial import TrialConfig
 
+_TRACKED: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL"]] = {
+    TrialState.COMPLETE: "COMPLETE",
+    TrialState.PRUNED: "PRUNED",
+    TrialState.FAIL: "FAIL",
+}
 #: trials asked for at once; they are suggested before any of them has run
 ASK_AHEAD = 16
 #: runs of one unit at most
@@ -125,7 +130,7 @@ class SearchLoop:
         alive: list[int] = []
         for number, found in zip(numbers, result.results, strict=True):
             if found.reason is None and found.value is not None:
-                self._report(number, lives[number], found)
+                self._report(number, lives[number], found, found.value)
                 alive.append(number)
             else:
                 reason = found.reason or "The run has no score."
@@ -224,18 +229,17 @@ class SearchLoop:
         ladder = rungs(self._settings.pruner, self._settings.max_epochs, number)
         return next(epoch for epoch in ladder if epoch > live.epoch)
 
-    def _report(self, number: int, live: _Live, found: RunResult) -> None:
-        assert found.value is not None
+    def _report(self, number: int, live: _Live, found: RunResult, value: float) -> None:
         live.epoch = found.epoch
-        live.trial.report(found.value, found.epoch)
+        live.trial.report(value, found.epoch)
         seconds = live.trial.user_attrs.get("seconds", 0.0) + found.seconds
         live.trial.set_user_attr("seconds", round(seconds, 4))
         live.trial.set_user_attr("tasks", found.tasks)
-        self._values(number, live)[number] = found.value
+        self._values(number, live)[number] = value
         metrics = {f"task/{name}": s for name, s in found.tasks.items() if s is not None}
         if found.train_loss is not None:
             metrics["train_loss"] = found.train_loss
-        self._tracker.trial_rung(number, found.epoch, {"value": found.value, **metrics})
+        self._tracker.trial_rung(number, found.epoch, {"value": value, **metrics})
 
     def _values(self, number: int, live: _Live) -> dict[int, float]:
         """Values at this trial's rung, of its arm and bracket."""
@@ -247,10 +251,10 @@ class SearchLoop:
     ) -> None:
         complete = state == TrialState.COMPLETE
         self._handle.tell(live.trial, value if complete else None, state=state, reason=reason)
-        self._states[state.name] += 1
+        self._states[_TRACKED[state]] += 1
         if complete and value is not None:
             self._note_best(value, number, live.arm)
-        self._tracker.trial_finished(number, state.name, value, reason)
+        self._tracker.trial_finished(number, _TRACKED[state], value, reason)
 
     def _note_best(self, value: float, number: int, arm: str) -> None:
         if self._best is None or value > self._best[0]:
@@ -287,7 +291,9 @@ def arm_of(number: int, independent_share: float, arms: tuple[Arm, ...]) -> Arm:
         return arms[0]
     before, after = number * independent_share, (number + 1) * independent_share
     # rounding keeps 10 × 0.1 from falling short of 1
-    return "independent" if math.floor(round(after, 9)) > math.floor(round(before, 9)) else "sharing"
+    return (
+        "independent" if math.floor(round(after, 9)) > math.floor(round(before, 9)) else "sharing"
+    )
 
 
 def run_seed(seed: int, *numbers: int) -> int:

@@ -120,7 +120,7 @@ class _UnitSearcher(Searcher):
         self.finished = False
         self.error: BaseException | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         if self.error is not None:
             return Searcher.FINISHED
         if len(self._running) >= self._at_most:
@@ -185,4 +185,3 @@ class _UnitTrainable(Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Units read their own checkpoints."""
-

@@ -140,9 +140,7 @@ def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> lis
         return [RunResult(unit.from_epoch, None, reason=f"{type(exc).__name__}: {exc}")]
 
 
-def _start(
-    unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range
-) -> PopulationState:
+def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> PopulationState:
     """Go on from the checkpoints; a run whose checkpoint is gone is trained again from 0."""
     if unit.from_epoch == 0:
         return trainer.start([runs[k] for k in part])

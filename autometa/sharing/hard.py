@@ -144,4 +144,3 @@ class Hard(Sharing):
             in_dims=(0 if task_params else None, 0),
         )(own, z)
         return Modulation(**entries)
-

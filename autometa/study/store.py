@@ -88,21 +88,19 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
         if not path.is_file():
             raise _unknown(home, name, storage)
         store: BaseStorage = _journal_storage(ReadOnlyJournalBackend(path), path)
-    else:
-        rdb, store = connect(storage)
-    with storage_errors(storage or ""):
-        study = (
-            _QuietStudy(name, store, sampler=RandomSampler(seed=0))
-            if (_has_study(store, name))
-            else None
-        )
-    if storage is not None:
-        if study is None:
-            disconnect(rdb)
-        else:
-            weakref.finalize(study, disconnect, rdb)
-    if study is None:
-        raise _unknown(home, name, storage)
+        if not _has_study(store, name):  # a driver has only just made the file
+            raise _unknown(home, name, storage)
+        return _QuietStudy(name, store, sampler=RandomSampler(seed=0))
+    rdb, store = connect(storage)
+    try:
+        with storage_errors(storage):
+            if not _has_study(store, name):
+                raise _unknown(home, name, storage)
+            study = _QuietStudy(name, store, sampler=RandomSampler(seed=0))
+    except BaseException:
+        disconnect(rdb)
+        raise
+    weakref.finalize(study, disconnect, rdb)
     return study
 
 

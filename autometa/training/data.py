@@ -93,4 +93,3 @@ def into_slots(task: Int[Tensor, " row"], size: int = 128) -> Slots:
     valid = within < counts[tasks][:, None]
     rows = order[(start[tasks][:, None] + within).clamp(max=len(task) - 1)]
     return Slots(torch.where(valid, rows, 0), valid, tasks)
-

@@ -1,35 +1,32 @@
 """AdamW and SGD over stacked parameters: one row a run, rates and decay per run.
 
-The leaves of K runs live in one matrix [K, P], so a step is a handful of operations whatever the
-number of leaves and runs.
+The leaves of a run are one row of a matrix [run, P], those with weight decay first, so torch's
+fused kernels update a run in two calls whatever the number of leaves: one pass over memory, where
+the same arithmetic written with tensor operations takes about ten.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 Matrix = Float[Tensor, "run parameter"]
-Column = Float[Tensor, "run one"]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Per-run numbers of one step, each [run, 1].
+    """The numbers of one run at one step; `lr` includes the schedule."""
 
-    Attributes:
-        lr: learning rate of this step, schedule included.
-        weight_decay: decay of the parameters that `decays` marks.
-        momentum: SGD's momentum.
-    """
-
-    lr: Column
-    weight_decay: Column
-    momentum: Column
+    lr: float
+    weight_decay: float
+    momentum: float
 
 
 class Optimizer(Protocol):
@@ -42,39 +39,56 @@ class Optimizer(Protocol):
         values: Matrix,
         grads: Matrix,
         state: dict[str, Matrix],
-        rates: Rates,
-        decays: Float[Tensor, " parameter"],
+        rates: Sequence[Rates],
+        decayed: int,
         step: int,
-    ) -> None: ...
+    ) -> None:
+        """Update `values` and `state` in place.
+
+        Args:
+            rates: one a run.
+            decayed: how many of the first parameters have weight decay.
+            step: counts from 1.
+        """
 
 
 class AdamW:
-    """Loshchilov & Hutter 2019, with β = (0.9, 0.999) and ε = 1e-8 as in torch.
+    """Loshchilov & Hutter 2019, with β = (0.9, 0.999) and ε = 1e-8.
 
     θ ← θ − lr·λ·θ; m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²;
     θ ← θ − lr · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
     """
 
     slots = ("mean", "square")
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
 
     def update(
         self,
         values: Matrix,
         grads: Matrix,
         state: dict[str, Matrix],
-        rates: Rates,
-        decays: Float[Tensor, " parameter"],
+        rates: Sequence[Rates],
+        decayed: int,
         step: int,
     ) -> None:
-        """Update `values` and `state` in place; `step` counts from 1."""
-        mean, square = state["mean"], state["square"]
-        mean.lerp_(grads, 1 - self.beta1)
-        square.mul_(self.beta2).addcmul_(grads, grads, value=1 - self.beta2)
-        correct1, correct2 = 1 - self.beta1**step, 1 - self.beta2**step
-        direction = mean / square.sqrt().div_(correct2**0.5).add_(self.eps)
-        values.mul_(1 - rates.lr * rates.weight_decay * decays)
-        values.addcmul_(direction, rates.lr / -correct1)
+        taken = torch.tensor(float(step - 1), device=values.device)
+        for k, run in enumerate(rates):
+            for part, decay in _parts(decayed, run.weight_decay):
+                adamw(
+                    [values[k, part]],
+                    [grads[k, part]],
+                    [state["mean"][k, part]],
+                    [state["square"][k, part]],
+                    [],
+                    [taken.clone()],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=0.9,
+                    beta2=0.999,
+                    lr=run.lr,
+                    weight_decay=decay,
+                    eps=1e-8,
+                    maximize=False,
+                )
 
 
 class SGD:
@@ -87,14 +101,28 @@ class SGD:
         values: Matrix,
         grads: Matrix,
         state: dict[str, Matrix],
-        rates: Rates,
-        decays: Float[Tensor, " parameter"],
+        rates: Sequence[Rates],
+        decayed: int,
         step: int,
     ) -> None:
-        """Update `values` and `state` in place."""
-        buffer = state["momentum"]
-        buffer.mul_(rates.momentum).add_(grads).addcmul_(values, rates.weight_decay * decays)
-        values.addcmul_(buffer, -rates.lr)
+        for k, run in enumerate(rates):
+            for part, decay in _parts(decayed, run.weight_decay):
+                sgd(
+                    [values[k, part]],
+                    [grads[k, part]],
+                    [state["momentum"][k, part]],
+                    fused=True,
+                    weight_decay=decay,
+                    momentum=run.momentum,
+                    lr=run.lr,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                )
+
+
+def _parts(decayed: int, weight_decay: float) -> tuple[tuple[slice, float], ...]:
+    return (slice(0, decayed), weight_decay), (slice(decayed, None), 0.0)
 
 
 OPTIMIZERS: dict[str, type[AdamW] | type[SGD]] = {"adamw": AdamW, "sgd": SGD}

@@ -71,8 +71,11 @@ class Trainer:
 
     def start(self, runs: Sequence[Run]) -> PopulationState:
         """Freshly initialised runs of one shape key, each from its own seed."""
-        learner = build(runs[0].config, self.problem)
-        drawn = [learner.init(torch.Generator().manual_seed(run.seed)) for run in runs]
+        # each from its own config: runs of one shape key may start differently (`concat`)
+        drawn = [
+            build(run.config, self.problem).init(torch.Generator().manual_seed(run.seed))
+            for run in runs
+        ]
         layout = Layout(drawn[0][0])
         values = torch.stack([layout.pack(params) for params, _ in drawn]).to(self._device)
         kind = OPTIMIZERS[runs[0].config.optimizer.kind]
@@ -113,9 +116,7 @@ class Trainer:
             results.append(RunResult(to_epoch, value, tasks, losses[k], seconds))
         return results, stack.state
 
-    def predict(
-        self, runs: Sequence[Run], state: PopulationState, rows: Rows
-    ) -> np.ndarray:
+    def predict(self, runs: Sequence[Run], state: PopulationState, rows: Rows) -> np.ndarray:
         """Outputs for any rows; shapes as in `predicting.predict`."""
         return _Stack(self, runs, state.to(self._device)).predict(rows)
 
@@ -173,17 +174,12 @@ class _Stack:
         self._layout = Layout(self._learner.init(torch.Generator().manual_seed(0))[0])
         self._update = OPTIMIZERS[config.optimizer.kind]()
         self._keys = torch.stack([new_key(seed) for seed in self.seeds]).to(self._device)
-        self._decays = self._decay_mask()
         self._leaves = {
             name: leaf.detach().requires_grad_()
             for name, leaf in self._layout.unpack(state.values).items()
         }
-        optimizers = [run.config.optimizer for run in runs]
-        self._lr = self._column([o.lr for o in optimizers])
-        self._decay = self._column([o.weight_decay for o in optimizers])
-        self._momentum = self._column([o.momentum for o in optimizers])
-        self._clip = self._column([o.clip for o in optimizers])
-        self._cosine = self._column([float(o.schedule == "cosine") for o in optimizers])
+        clip = [run.config.optimizer.clip for run in runs]
+        self._clip = torch.tensor(clip, device=self._device)[:, None]
         self._rates = self._run_rates()
         steps = trainer._train.steps(self.optimizer)
         self._total_steps = steps * trainer.max_epochs
@@ -219,16 +215,19 @@ class _Stack:
             norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
             packed.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
             self._update.update(
-                self.state.values, packed, self.state.slots, self._at(step), self._decays, step
+                self.state.values,
+                packed,
+                self.state.slots,
+                self._at(step),
+                self._layout.decayed,
+                step,
             )
             self.state.buffers = buffers
         return losses.detach()
 
     def predict(self, rows: Rows) -> np.ndarray:
         params = self._layout.unpack(self.state.values)
-        return predict(
-            self._learner, params, self.state.buffers, rows.x, rows.task, self._device
-        )
+        return predict(self._learner, params, self.state.buffers, rows.x, rows.task, self._device)
 
     def _losses(self, batch: Batch, keys: Tensor) -> tuple[Tensor, Params]:
         def one(
@@ -245,30 +244,19 @@ class _Stack:
             )
         return out
 
-    def _at(self, step: int) -> Rates:
+    def _at(self, step: int) -> list[Rates]:
         """The rates of one step (counted from 1) under each run's schedule."""
-        fraction = (step - 1) / max(1, self._total_steps)
-        factor = 0.5 * (1.0 + math.cos(math.pi * min(1.0, fraction)))
-        lr = self._lr * (1.0 + self._cosine * (factor - 1.0))
-        return Rates(lr, self._decay, self._momentum)
+        fraction = min(1.0, (step - 1) / self._total_steps)
+        cosine = 0.5 * (1.0 + math.cos(math.pi * fraction))
+        return [
+            Rates(o.lr * (cosine if o.schedule == "cosine" else 1.0), o.weight_decay, o.momentum)
+            for o in (run.config.optimizer for run in self.runs)
+        ]
 
     def _run_rates(self) -> dict[str, Tensor]:
         rates = [run.config.rates() for run in self.runs]
         names = [n for n in rates[0] if n != "dropout" or any(r["dropout"] for r in rates)]
-        return {
-            name: torch.tensor([r[name] for r in rates], device=self._device) for name in names
-        }
-
-    def _decay_mask(self) -> Tensor:
-        """1 where weight decay applies: weight matrices, not biases, embeddings or balancing."""
-        parts = []
-        for name, shape in self._layout.shapes.items():
-            decays = name.endswith(".weight") and not name.startswith("embedding.")
-            parts.append(torch.full((math.prod(shape),), float(decays)))
-        return torch.cat(parts).to(self._device)
-
-    def _column(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
+        return {name: torch.tensor([r[name] for r in rates], device=self._device) for name in names}
 
 
 def task_specs(suite: TaskSuite) -> tuple[TaskSpec, ...]:

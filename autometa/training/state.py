@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,19 +30,29 @@ class Run:
 
 
 class Layout:
-    """Where each leaf of one model lies in a row of P numbers."""
+    """Where each leaf of one model lies in a row of P numbers.
+
+    Leaves with weight decay come first: weight matrices, not biases, embeddings or the balancer's.
+
+    Attributes:
+        shapes: leaf → shape, in the order of the row.
+        decayed: how many of the first numbers have weight decay.
+    """
 
     def __init__(self, leaves: Params) -> None:
-        self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+        names = sorted(leaves, key=lambda name: not _decays(name))
+        self.shapes = {name: tuple(leaves[name].shape) for name in names}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self.size = sum(self._sizes)
+        self.decayed = sum(
+            size for name, size in zip(names, self._sizes, strict=True) if _decays(name)
+        )
 
     def pack(self, leaves: Params) -> Tensor:
         """Stacked leaves [run, …] (or leaves of one model) to rows [run, P] (or [P])."""
         parts = []
         for name, shape in self.shapes.items():
             leaf = leaves[name]
-            parts.append(leaf.reshape(leaf.shape[: leaf.ndim - len(shape)] + (-1,)))
+            parts.append(leaf.reshape(*leaf.shape[: leaf.ndim - len(shape)], -1))
         return torch.cat(parts, dim=-1)
 
     def unpack(self, rows: Tensor) -> Params:
@@ -50,6 +62,10 @@ class Layout:
             name: piece.view(*rows.shape[:-1], *shape)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
+
+
+def _decays(name: str) -> bool:
+    return name.endswith(".weight") and not name.startswith("embedding.")
 
 
 @dataclass
@@ -87,7 +103,8 @@ class PopulationState:
     def join(states: Sequence[PopulationState]) -> PopulationState:
         """All runs of several populations of one shape key at one epoch."""
         first = states[0]
-        assert all((s.epoch, s.step) == (first.epoch, first.step) for s in states)
+        if any((s.epoch, s.step) != (first.epoch, first.step) for s in states):
+            raise ValueError("Populations to join should be at the same epoch and step.")
         return PopulationState(
             torch.cat([s.values for s in states]),
             {name: torch.cat([s.slots[name] for s in states]) for name in first.slots},
@@ -131,6 +148,10 @@ def load_run(path: Path) -> PopulationState:
         InfrastructureError: the file is missing or not a checkpoint.
     """
     tensors, metadata = read_tensors(path)
+    if missing := {"values"} - set(tensors) | {"epoch", "step"} - set(metadata):
+        raise InfrastructureError(
+            f"File {path} is not a checkpoint of a run: it has no {', '.join(sorted(missing))}."
+        )
     return PopulationState(
         tensors["values"][None],
         {n[6:]: t[None] for n, t in tensors.items() if n.startswith("slots.")},
@@ -151,11 +172,12 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, metadata)
         os.replace(part, path)
-    except OSError as exc:
-        part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as exc:  # safetensors reports a full disk as its own error
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise InfrastructureError(
-            f"Cannot write {path}: {exc.strerror or exc}. Free some space or choose another "
-            "home folder with AUTOMETA_HOME."
+            f"Cannot write {path}: {getattr(exc, 'strerror', None) or exc}. Free some space or "
+            "choose another home folder with AUTOMETA_HOME."
         ) from exc
 
 
@@ -165,8 +187,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InfrastructureError: the file is missing or not a safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}

@@ -1,0 +1,98 @@
+"""What the contract tests run: every entry of every registry, with the settings worth a test.
+
+A new entry needs a line here; `test_coverage.py` fails until it has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from autometa.learners import Learner
+from autometa.networks import Problem
+from tests.small import IMAGE, TABLE, make_learner, make_problem, same_kind
+
+Values = dict[str, Any]
+
+BACKBONE_SETTINGS: dict[str, list[Values]] = {
+    "mlp": [{}, {"backbone.norm": "none"}],
+    "conv": [{}],
+}
+SHARING_SETTINGS: dict[str, list[Values]] = {
+    "independent": [{}],
+    "hard": [{}, {"sharing.split_at": 1}, {"sharing.split_at": 0}],
+}
+LEARNER_SETTINGS: dict[str, list[Values]] = {"joint": [{}]}
+BALANCING_SETTINGS: dict[str, list[Values]] = {"equal": [{}], "uncertainty": [{}]}
+OPTIMIZER_SETTINGS: dict[str, list[Values]] = {
+    "adamw": [{}],
+    "sgd": [{}, {"optimizer.momentum": 0.0}],
+}
+#: input shape a backbone is tested on
+FEATURES = {"conv": IMAGE}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network and learner to test."""
+
+    problem: Problem
+    values: Values = field(default_factory=dict)
+
+    def learner(self, problem: Problem | None = None) -> Learner:
+        return make_learner(problem or self.problem, self.values)
+
+    def __str__(self) -> str:
+        named = [f"{name.split('.')[-1]}={value}" for name, value in self.values.items()]
+        shape = "image" if len(self.problem.feature_shape) == 3 else "table"
+        return "-".join([self.problem.layout, shape, *named])
+
+
+def _settings(axis: str, table: dict[str, list[Values]]) -> list[Values]:
+    return [{f"{axis}.kind": kind, **more} for kind, found in table.items() for more in found]
+
+
+def variants() -> list[Variant]:
+    """Every entry with every layout, and every sharing mechanism with conditioning."""
+    out = []
+    for layout in ("aligned", "grouped"):
+        for backbone in _settings("backbone", BACKBONE_SETTINGS):
+            shape = FEATURES.get(backbone["backbone.kind"], TABLE)
+            sharings = _settings("sharing", SHARING_SETTINGS)
+            for sharing in sharings if len(backbone) == 1 else [{}]:
+                out.append(Variant(make_problem(layout, shape), {**backbone, **sharing}))
+        for sharing in _settings("sharing", SHARING_SETTINGS):
+            for kind in ("concat", "multiplicative"):
+                out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
+        how = {"backbone.kind": "conv", "conditioning.kind": "multiplicative"}
+        out.append(Variant(make_problem(layout, IMAGE), how))
+        for kind in ("additive", "multiplicative"):
+            how = {"conditioning.kind": kind, "conditioning.at": "head"}
+            out.append(Variant(make_problem(layout), how))
+        one_head = {"head": "single_head", "conditioning.kind": "additive"}
+        out.append(Variant(same_kind(layout), one_head))
+        out.append(Variant(same_kind(layout), {**one_head, "conditioning.at": "input"}))
+        for axis, table in (("adaptation", LEARNER_SETTINGS), ("balancing", BALANCING_SETTINGS)):
+            out += [Variant(make_problem(layout), values) for values in _settings(axis, table)]
+    out.append(Variant(same_kind("grouped"), {"head": "single_head"}))
+    out.append(Variant(same_kind("aligned", n_tasks=1)))
+    out.append(Variant(same_kind("grouped", n_tasks=1)))
+    return out
+
+
+def training_settings() -> list[Values]:
+    """Every entry once, for the tests that train."""
+    return [
+        *_settings("backbone", BACKBONE_SETTINGS),
+        *_settings("sharing", SHARING_SETTINGS),
+        *_settings("adaptation", LEARNER_SETTINGS),
+        *_settings("balancing", BALANCING_SETTINGS),
+        *_settings("optimizer", OPTIMIZER_SETTINGS),
+        {"conditioning.kind": "multiplicative"},
+        {"conditioning.kind": "concat"},
+    ]
+
+
+def suite_kinds(values: Values) -> list[str]:
+    """The suites of `tests.small.make_suite` that a setting is trained on."""
+    return ["image"] if values.get("backbone.kind") == "conv" else ["aligned", "grouped"]

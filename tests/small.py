@@ -1,0 +1,167 @@
+"""Small problems, configs, batches and suites that several test files use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from autometa.learners import Batch, Learner
+from autometa.networks import Problem
+from autometa.sharing import Params
+from autometa.tasks import TaskSuite
+from autometa.trial import TrialConfig, build
+
+TABLE, IMAGE = (5,), (2, 6, 5)
+SMALL = {"backbone.width": 8, "backbone.depth": 2, "optimizer.batch_size": 8}
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """New tensors are float64 inside."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def make_config(values: Mapping[str, Any] | None = None, **sections: Any) -> TrialConfig:
+    """A small network; `values` has dotted names."""
+    return TrialConfig.from_flat({**SMALL, **(values or {}), **sections})
+
+
+def make_problem(
+    layout: str = "aligned",
+    shape: tuple[int, ...] = TABLE,
+    kinds: tuple[str, ...] | None = None,
+    n_outputs: tuple[int, ...] | None = None,
+) -> Problem:
+    """Three tasks: of mixed kinds if aligned, with different numbers of classes if grouped."""
+    if kinds is None:
+        mixed = layout == "aligned"
+        kinds = ("regression", "multiclass", "binary") if mixed else ("multiclass",) * 3
+        n_outputs = (1, 3, 1) if mixed else (3, 2, 4)
+    if n_outputs is None:
+        n_outputs = (1,) * len(kinds)
+    return Problem.model_validate(
+        {"layout": layout, "feature_shape": shape, "kinds": kinds, "n_outputs": n_outputs}
+    )
+
+
+def same_kind(layout: str, shape: tuple[int, ...] = TABLE, n_tasks: int = 3) -> Problem:
+    """Regression tasks, which may share one head."""
+    return make_problem(layout, shape, ("regression",) * n_tasks)
+
+
+def make_learner(problem: Problem, values: Mapping[str, Any] | None = None) -> Learner:
+    return build(make_config(values), problem)
+
+
+def draw(learner: Learner, seed: int = 0) -> tuple[Params, Params]:
+    """θ in float64 with no leaf at its start, where some are zero; and the buffers."""
+    params, buffers = learner.init(torch.Generator().manual_seed(seed))
+    noise = torch.Generator().manual_seed(seed + 1)
+    moved = {
+        name: leaf.double() + 0.3 * torch.randn(leaf.shape, generator=noise, dtype=torch.float64)
+        for name, leaf in params.items()
+    }
+    return moved, {name: buffer.double() for name, buffer in buffers.items()}
+
+
+def make_batch(problem: Problem, rows: int = 4, seed: int = 0, slots: int = 0) -> Batch:
+    """Random float64 rows, about a fifth of the labels missing.
+
+    Grouped: one slot for each task, in reverse order; with `slots`, that many random ones.
+    """
+    rng = np.random.default_rng(seed)
+    n = problem.n_tasks
+    tasks = np.arange(n)
+    lead: tuple[int, ...] = (rows,)
+    if problem.layout == "grouped":
+        tasks = rng.integers(0, n, slots) if slots else tasks[::-1].copy()
+        lead = (len(tasks), rows)
+    y = np.empty((len(tasks), rows))
+    for place, task in enumerate(tasks):
+        kind, outputs = problem.kinds[task], problem.n_outputs[task]
+        if kind == "regression":
+            y[place] = rng.normal(size=rows)
+        else:
+            y[place] = rng.integers(0, max(2, outputs), rows)
+    mask = rng.random(y.shape) < 0.8
+    mask[:, 0] = True
+    return Batch(
+        torch.from_numpy(rng.normal(size=lead + problem.feature_shape)),
+        torch.from_numpy(np.where(mask, y, 0.0)),
+        torch.from_numpy(mask),
+        torch.from_numpy(tasks),
+    )
+
+
+def gradients(loss: Tensor, params: Params) -> Params:
+    """Gradient of every leaf; zero for a leaf that the loss does not depend on."""
+    found = torch.autograd.grad(
+        loss, list(params.values()), allow_unused=True, retain_graph=True, materialize_grads=True
+    )
+    return dict(zip(params, found, strict=True))
+
+
+def trainable(params: Params) -> Params:
+    return {name: leaf.detach().clone().requires_grad_() for name, leaf in params.items()}
+
+
+def make_suite(kind: str = "aligned", rows: int = 60, seed: int = 0) -> TaskSuite:
+    """`aligned` (mixed kinds, missing labels), `grouped` (classes differ), or images."""
+    rng = np.random.default_rng(seed)
+    part = np.array(["train", "train", "val", "train", "test"])[np.arange(rows) % 5]
+    if kind == "image":
+        x = rng.normal(size=(rows, *IMAGE)).astype(np.float32)
+        y = np.stack([x.mean((1, 2, 3)), x[:, 0].std((1, 2)), x[:, 1, 0, 0]], 1)
+        return TaskSuite.from_arrays(x, y, splits=part)
+    table = make_table(rows, seed).assign(part=part)
+    if kind == "grouped":
+        return TaskSuite.from_frame(
+            table.drop(columns=["size", "sold", "grade"]),
+            target="species",
+            task_column="site",
+            split_column="part",
+        )
+    targets = ["size", "species", "sold"] if kind == "aligned" else ["size", "grade"]
+    return TaskSuite.from_frame(
+        table[["a", "b", "c", *targets, "part"]], targets=targets, split_column="part"
+    )
+
+
+def make_table(rows: int = 60, seed: int = 0) -> pd.DataFrame:
+    """Features a, b, c; targets size (missing ones), species, sold, grade; the task column site."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 3))
+    number = np.arange(rows)
+    species = np.array(["ash", "birch", "cedar"])[(2 * number + number // 5) % 3]
+    # at the second site there are two species only
+    site = np.where((species != "cedar") & (number % 2 == 0), "south", "north")
+    size = np.where(number % 7 == 1, np.nan, 100 + 20 * (x @ [1.0, 2.0, -1.0]))
+    return pd.DataFrame(
+        {
+            "a": x[:, 0],
+            "b": x[:, 1],
+            "c": x[:, 2] * 50,
+            "size": size,
+            "species": species,
+            "sold": np.where(x[:, 0] + 0.3 * rng.normal(size=rows) > 0, "yes", "no"),
+            "grade": (2 * number + number // 5) % 3 + 4,
+            "site": site,
+        }
+    )
+
+
+def in_double(suite: TaskSuite) -> TaskSuite:
+    """The suite with its rows in float64."""
+    return dataclasses.replace(suite, x=suite.x.double(), y=suite.y.double())

@@ -189,6 +189,7 @@ def search(
             bound,
             settings,
             suite=folder / "suite",
+            fingerprint=loaded.fingerprint,
             checkpoints=folder,
             tracker=tracker,
             notify=notify,

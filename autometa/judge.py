@@ -255,6 +255,7 @@ class Judge:
             to_epoch=self._settings.max_epochs,
             max_epochs=self._settings.max_epochs,
             suite=str(self._folder / suite),
+            fingerprint=self._suite.fingerprint,
             checkpoints=str(self._folder),
             keep=keep,
             device=self._settings.device,

@@ -62,7 +62,7 @@ def test_default_space_is_the_one_agreed() -> None:
     assert found.unbuildable == "drop"
     some = CategoricalDistribution
     both = {
-        "backbone.width": some([32, 96, 256]),
+        "backbone.width": some([32, 96, 192]),
         "backbone.dropout": FloatDistribution(0.0, 0.5),
         "balancing.kind": some(["equal", "uncertainty"]),
         "optimizer.lr": FloatDistribution(3e-4, 2e-2, log=True),
@@ -74,7 +74,7 @@ def test_default_space_is_the_one_agreed() -> None:
         "sharing.kind": some(["hard"]),
         "sharing.split_at": IntDistribution(1, 3),
         "conditioning.kind": some(["none", "concat", "additive", "multiplicative"]),
-        "conditioning.at": some(["input", "every", "last"]),
+        "conditioning.at": some(["input", "every", "last", "head"]),
         "head": some(["multi_head", "single_head"]),
     }
 
@@ -387,10 +387,10 @@ def test_a_large_space_is_checked_in_pairs(monkeypatch: pytest.MonkeyPatch) -> N
     sharing = [c for c in calls if c["sharing.kind"] == "hard"]
     assert len(sharing) < 500, "the product has 684"
     names = {
-        "backbone.width": [32, 96, 256],
+        "backbone.width": [32, 96, 192],
         "sharing.split_at": [1, 2, 3],
         "conditioning.kind": ["concat", "additive", "multiplicative"],
-        "conditioning.at": ["input", "every", "last"],
+        "conditioning.at": ["input", "every", "last", "head"],
         "head": ["multi_head", "single_head"],
         "balancing.kind": ["equal", "uncertainty"],
         "optimizer.schedule": ["cosine", "constant"],

@@ -56,7 +56,7 @@ class ConvBlock:
         x: Float[Tensor, "row channel height width"],
         modulation: Modulation,
         step: Step,
-    ) -> Float[Tensor, "row channel height width"]:
+    ) -> Float[Tensor, "row out_channel out_height out_width"]:
         h = F.conv2d(x, params["weight"], params["bias"], padding=1)
         if modulation.shift is not None:
             h = h + per_channel(modulation.shift, h.ndim)

@@ -84,6 +84,7 @@ class SearchLoop:
         settings: SearchSettings,
         *,
         suite: Path,
+        fingerprint: str,
         checkpoints: Path,
         tracker: Tracker,
         notify: Callable[[Progress], None],
@@ -92,6 +93,7 @@ class SearchLoop:
         self._space = space
         self._settings = settings
         self._suite = suite
+        self._fingerprint = fingerprint
         self._checkpoints = checkpoints
         self._tracker = tracker
         self._notify = notify
@@ -219,6 +221,7 @@ class SearchLoop:
             to_epoch=to_epoch,
             max_epochs=self._settings.max_epochs,
             suite=str(self._suite),
+            fingerprint=self._fingerprint,
             checkpoints=str(self._checkpoints),
             keep=to_epoch < self._settings.max_epochs,
             device=self._settings.device,

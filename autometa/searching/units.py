@@ -38,6 +38,7 @@ class WorkUnit:
         from_epoch, to_epoch: where to start (0: initialise) and to stop.
         max_epochs: the length that schedules span.
         suite: folder of the saved suite (without test rows).
+        fingerprint: of that suite.
         checkpoints: folder of the checkpoints.
         keep: write checkpoints at `to_epoch`.
         device: `cpu`, `cuda` or `auto`.
@@ -51,6 +52,7 @@ class WorkUnit:
     to_epoch: int
     max_epochs: int
     suite: str
+    fingerprint: str
     checkpoints: str
     keep: bool = True
     device: str = "cpu"
@@ -100,7 +102,7 @@ def run_unit(unit: WorkUnit) -> UnitResult:
     torch.set_num_threads(1)
     started = time.perf_counter()
     device = find_device(unit.device)
-    trainer = _trainer(unit.suite, unit.max_epochs, str(device))
+    trainer = _trainer(unit.suite, unit.fingerprint, unit.max_epochs, str(device))
     runs = [
         Run(TrialConfig.from_flat(config), seed)
         for config, seed in zip(unit.configs, unit.seeds, strict=True)
@@ -170,5 +172,5 @@ def _probe(trainer: Trainer, runs: list[Run]) -> int:
 
 
 @lru_cache(maxsize=2)
-def _trainer(suite: str, max_epochs: int, device: str) -> Trainer:
+def _trainer(suite: str, fingerprint: str, max_epochs: int, device: str) -> Trainer:
     return Trainer(TaskSuite.load(Path(suite)), max_epochs, torch.device(device))

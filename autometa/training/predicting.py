@@ -50,7 +50,7 @@ def predict(
                 for rows in x.split(size)
             ]
             return torch.cat(parts, dim=2).numpy()
-        out = torch.empty(n_runs, len(x), width)
+        out = torch.empty(n_runs, len(x), width, dtype=torch.float32)
         slots = into_slots(task)
         size = max(1, _CELLS // (n_runs * slots.rows.shape[1]))
         pieces = zip(

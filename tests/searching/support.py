@@ -1,0 +1,36 @@
+"""A small suite, and a small space that trains in milliseconds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autometa.tasks import TaskSuite
+
+SPACE = """
+parameters:
+  backbone.width: {type: categorical, choices: [4, 8]}
+  backbone.depth: 2
+  backbone.dropout: {type: float, low: 0.0, high: 0.3}
+  sharing.kind: {type: categorical, choices: [hard]}
+  sharing.split_at: {type: int, low: 1, high: 2, when: {sharing.kind: hard}}
+  optimizer.lr: {type: float, low: 1.0e-3, high: 3.0e-2, log: true}
+  optimizer.batch_size: 16
+"""
+
+
+def small_suite(seed: int = 0, rows: int = 120) -> TaskSuite:
+    """Two related regression targets and a binary one."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 4))
+    common = np.tanh(x @ rng.normal(size=4))
+    y = np.stack(
+        [common + 0.1 * rng.normal(size=rows), -common + 0.1 * rng.normal(size=rows), common > 0],
+        axis=1,
+    )
+    return TaskSuite.from_arrays(
+        x,
+        y.astype(float),
+        names=["up", "down", "sign"],
+        kinds={"up": "regression", "down": "regression", "sign": "binary"},
+        name="small",
+    )

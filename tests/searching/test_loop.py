@@ -1,0 +1,212 @@
+"""The search loop on a real study, inline."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from autometa.home import Home
+from autometa.searching.executors import FINISHED, InlineExecutor
+from autometa.searching.loop import SearchLoop, SearchSettings, arm_of, run_seed
+from autometa.searching.progress import Progress
+from autometa.searching.promotion import decide
+from autometa.searching.units import UnitResult, WorkUnit, run_unit
+from autometa.space import Space
+from autometa.study import open_study, read_study, trial_rows
+from autometa.tracking import NullTracker
+from tests.searching.support import SPACE, small_suite
+
+Rows = list[tuple[Any, ...]]
+
+
+def drive(
+    home: Path,
+    *,
+    n_trials: int = 12,
+    resume: bool = False,
+    run: Callable[[SearchLoop], object] | None = None,
+    seen: list[Progress] | None = None,
+    **changes: Any,
+) -> Rows:
+    """Search `small_suite` and return what the study then holds."""
+    place, suite = Home.find(home), small_suite()
+    settings = SearchSettings(n_trials=n_trials, max_epochs=9, device="cpu", **changes)
+    folder = place.checkpoints("s")
+    suite.without_test().save(folder / "suite")
+    space = Space.from_yaml(SPACE).bind(suite)
+    with open_study(
+        place, "s", resume=resume, fingerprint=suite.fingerprint, attrs={"space": SPACE}
+    ) as handle:
+        loop = SearchLoop(
+            handle,
+            space,
+            settings,
+            suite=folder / "suite",
+            fingerprint=suite.fingerprint,
+            checkpoints=folder,
+            tracker=NullTracker(),
+            notify=[].append if seen is None else seen.append,
+        )
+        (run or InlineExecutor().run)(loop)
+    return rows(home)
+
+
+def rows(home: Path) -> Rows:
+    study = read_study(Home.find(home), "s")
+    return [
+        (t.number, t.state.name, t.values, t.params, t.intermediate_values, t.user_attrs["tasks"])
+        if t.state == TrialState.COMPLETE
+        else (t.number, t.state.name, t.params, t.intermediate_values)
+        for t in study.trials
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return drive(tmp_path_factory.mktemp("straight"))
+
+
+def test_total_is_exact_and_every_trial_is_told(straight: Rows) -> None:
+    assert [row[0] for row in straight] == list(range(12))
+    states = Counter(row[1] for row in straight)
+    assert set(states) <= {"COMPLETE", "PRUNED"}
+    assert states["COMPLETE"] >= 2
+
+
+def test_fidelity_is_honest(home: Path) -> None:
+    drive(home)
+    for trial in read_study(Home.find(home), "s").trials:
+        epochs = sorted(trial.intermediate_values)
+        assert epochs == [1, 3, 9][: len(epochs)]
+        assert (trial.state == TrialState.COMPLETE) == (epochs == [1, 3, 9])
+        assert trial.value == trial.intermediate_values[epochs[-1]]
+
+
+def test_trials_are_pruned_among_their_own_arm_only(home: Path) -> None:
+    drive(home, n_trials=16)
+    at_first: dict[str, dict[int, float]] = {"sharing": {}, "independent": {}}
+    trials = read_study(Home.find(home), "s").trials
+    for trial in trials:
+        at_first[trial.user_attrs["arm"]][trial.number] = trial.intermediate_values[1]
+    assert [len(values) for values in at_first.values()] == [8, 8]
+    for trial in trials:
+        # whoever ends up among the best of its arm was among them at every earlier time too
+        if trial.number in decide("asha", at_first[trial.user_attrs["arm"]]):
+            assert 3 in trial.intermediate_values
+
+
+def test_the_same_search_twice_is_the_same(straight: Rows, home: Path) -> None:
+    assert drive(home) == straight
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes"])
+def test_other_samplers_repeat_too(sampler: str, tmp_path: Path) -> None:
+    assert drive(tmp_path / "a", sampler=sampler) == drive(tmp_path / "b", sampler=sampler)
+
+
+@pytest.mark.parametrize("units_done", [0, 1, 3, 6])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_interrupted_at_any_unit_it_ends_the_same(
+    straight: Rows, home: Path, units_done: int, when: str
+) -> None:
+    def stop(loop: SearchLoop) -> None:
+        for done in range(units_done + 1):
+            unit = loop.next_unit()
+            assert isinstance(unit, WorkUnit)
+            if done == units_done and when == "before":
+                return
+            result = run_unit(unit)
+            if done < units_done:
+                loop.complete(unit, result)
+
+    drive(home, run=stop)
+    assert drive(home, resume=True) == straight
+
+
+def test_resuming_with_a_larger_total_goes_on(straight: Rows, home: Path) -> None:
+    drive(home, n_trials=5)
+    assert len(rows(home)) == 5
+    assert len(drive(home, n_trials=12, resume=True)) == 12
+
+
+def test_resuming_a_finished_study_does_nothing(home: Path) -> None:
+    before = drive(home)
+    text = Home.find(home).journal("s").read_bytes()
+
+    def nothing(loop: SearchLoop) -> None:
+        assert loop.next_unit() == FINISHED
+
+    assert drive(home, resume=True, run=nothing) == before
+    assert Home.find(home).journal("s").read_bytes().startswith(text)
+
+
+def test_checkpoints_of_told_trials_are_gone(home: Path) -> None:
+    drive(home)
+    assert list(Home.find(home).checkpoints("s").glob("*.safetensors")) == []
+
+
+def test_failed_runs_are_told_with_their_reason(home: Path) -> None:
+    def lose_first(loop: SearchLoop) -> None:
+        unit = loop.next_unit()
+        assert isinstance(unit, WorkUnit)
+        loop.complete(unit, UnitResult.lost(unit, "The worker died."))
+        InlineExecutor().run(loop)
+
+    drive(home, run=lose_first)
+    failed = [r for r in trial_rows(read_study(Home.find(home), "s")) if r["state"] == "FAIL"]
+    assert failed
+    assert all(row["reason"] == "The worker died." for row in failed)
+    assert len(rows(home)) == 12
+
+
+def test_timeout_starts_no_unit(home: Path) -> None:
+    seen: list[WorkUnit] = []
+
+    def late(loop: SearchLoop) -> None:
+        unit = loop.next_unit()
+        assert unit == FINISHED
+        seen.append(unit)  # type: ignore[arg-type]  # FINISHED, as asserted
+
+    drive(home, run=late, timeout=0.0)
+    assert seen == [FINISHED]
+
+
+def test_progress_counts_and_names_the_best(home: Path) -> None:
+    seen: list[Progress] = []
+    found = drive(home, seen=seen)
+    assert seen[-1].done == seen[-1].total == 12
+    best = max((row for row in found if row[1] == "COMPLETE"), key=lambda row: row[2][0])
+    assert (seen[-1].best_number, seen[-1].best_value) == (best[0], best[2][0])
+
+
+def test_study_holds_all_that_rebuilds_a_trial(home: Path) -> None:
+    drive(home)
+    for row in trial_rows(read_study(Home.find(home), "s")):
+        assert row["seed"] == run_seed(0, row["number"])
+        assert row["config"]["sharing.kind"] == (
+            "independent" if row["arm"] == "independent" else "hard"
+        )
+        json.dumps(row)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 50), (0.25, 25), (0.1, 10), (0.0, 0), (1, 100)]
+)
+def test_arms_get_their_share_evenly(share: float, expected: int) -> None:
+    arms = [arm_of(n, share, ("sharing", "independent")) for n in range(100)]
+    assert arms.count("independent") == expected
+    if share:
+        first = [n for n, arm in enumerate(arms) if arm == "independent"]
+        gaps = {b - a for a, b in itertools.pairwise(first)}
+        assert gaps <= {round(1 / share)}
+
+
+def test_a_space_with_one_arm_has_one_arm() -> None:
+    assert {arm_of(n, 0.5, ("independent",)) for n in range(4)} == {"independent"}

@@ -169,7 +169,11 @@ def search(
     loaded = suite if isinstance(suite, TaskSuite) else load_suite(suite, **suite_options)
     if isinstance(suite, TaskSuite) and suite_options:
         raise UserError(f"Options {', '.join(suite_options)} go to `load_suite`, not to a suite.")
-    name = check_study_name(study_name) if study_name else _name(place, storage, loaded, resume)
+    name = (
+        _name(place, storage, loaded, resume)
+        if study_name is None
+        else check_study_name(study_name)
+    )
     bound = _space(space, loaded, place, name, storage, resume)
     with ExitStack() as stack:
         tracker = stack.enter_context(Tracker.open(mlflow_tracking_uri, place, name))

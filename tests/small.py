@@ -19,7 +19,7 @@ from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig, build
 
 TABLE, IMAGE = (5,), (2, 6, 5)
-SMALL = {"backbone.width": 8, "backbone.depth": 2, "optimizer.batch_size": 8}
+SMALL = {"backbone.width": 8, "backbone.depth": 2, "optimizer.batch_size": 16}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from autometa.cli.output import duration
 
@@ -65,7 +65,6 @@ class ProgressView:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
                 TextColumn("{task.fields[rest]}"),
                 console=Console(file=self._stream, markup=False, highlight=False),
                 redirect_stdout=False,
@@ -92,9 +91,8 @@ class ProgressView:
             bar.console.print(step.message)
         if self._task is None or step.phase != self._phase:
             self._task = bar.add_task(step.phase, total=step.total or None, rest="")
-        bar.update(
-            self._task, completed=step.done, total=step.total or None, rest=", ".join(_rest(step))
-        )
+        rest = ", ".join(_count(step) + _rest(step))
+        bar.update(self._task, completed=step.done, total=step.total or None, rest=rest)
 
     def _plain(self, step: Step) -> None:
         entered = step.phase != self._phase
@@ -110,9 +108,13 @@ class ProgressView:
             self._pending = step if step.done else None
 
     def _write(self, step: Step) -> None:
-        count = f" {step.done}/{step.total}" if step.total else ""
-        print(f"{step.phase}:{count}", *_rest(step), sep=", ", file=self._stream, flush=True)
+        text = ", ".join(_count(step) + _rest(step))
+        print(f"{step.phase}: {text}" if text else step.phase, file=self._stream, flush=True)
         self._written, self._pending = self._clock(), None
+
+
+def _count(step: Step) -> list[str]:
+    return [f"{step.done}/{step.total}"] if step.total else []
 
 
 def _rest(step: Step) -> list[str]:

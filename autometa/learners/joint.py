@@ -94,4 +94,5 @@ class Joint(Learner):
             return None
         if self._has_embedding:
             return params["embedding.weight"][tasks]
-        return torch.eye(self.problem.n_tasks, device=tasks.device)[tasks]
+        dtype = next(iter(params.values())).dtype
+        return torch.eye(self.problem.n_tasks, dtype=dtype, device=tasks.device)[tasks]

@@ -178,7 +178,7 @@ def test_a_run_is_the_same_in_every_bundle(values, kind):
         return [r.value for r in results], state.values
 
     scores, all_values = train(list(range(8)))
-    for picked in ([4], [5], [2, 4, 6], [7, 4, 0]):
+    for picked in ([4], [7, 4, 0]):
         found, weights = train(picked)
         alone = len(picked) == 1 and kind == "aligned" and towers
         if kind != "image" and not alone:

@@ -95,4 +95,7 @@ def training_settings() -> list[Values]:
 
 def suite_kinds(values: Values) -> list[str]:
     """The suites of `tests.small.make_suite` that a setting is trained on."""
-    return ["image"] if values.get("backbone.kind") == "conv" else ["aligned", "grouped"]
+    if values.get("backbone.kind") == "conv":
+        return ["image"]
+    both = "sharing.kind" in values and "sharing.split_at" not in values
+    return ["aligned", "grouped"] if both else ["aligned"]

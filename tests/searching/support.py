@@ -14,11 +14,11 @@ parameters:
   sharing.kind: {type: categorical, choices: [hard]}
   sharing.split_at: {type: int, low: 1, high: 2, when: {sharing.kind: hard}}
   optimizer.lr: {type: float, low: 1.0e-3, high: 3.0e-2, log: true}
-  optimizer.batch_size: 16
+  optimizer.batch_size: 64
 """
 
 
-def small_suite(seed: int = 0, rows: int = 120) -> TaskSuite:
+def small_suite(seed: int = 0, rows: int = 90) -> TaskSuite:
     """Two related regression targets and a binary one."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, 4))

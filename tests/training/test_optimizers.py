@@ -1,0 +1,121 @@
+"""Stacked optimizers against torch.optim, and the rates they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from autometa.training import population
+from autometa.training.optimizers import OPTIMIZERS, SGD, Rates
+from autometa.training.population import Run, Trainer
+from tests.small import make_config, make_suite
+
+RATES = [Rates(1e-2, 0.1, 0.9), Rates(1e-1, 0.0, 0.0), Rates(1e-3, 1.0, 0.5)]
+DECAYED = 4
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_equals_torch(kind):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 7, generator=generator, dtype=torch.float64)
+    grads = torch.randn(6, 3, 7, generator=generator, dtype=torch.float64)
+    values = start.clone()
+    update = OPTIMIZERS[kind]()
+    state = {name: torch.zeros_like(values) for name in update.slots}
+    for step in range(6):
+        update.update(values, grads[step].clone(), state, RATES, DECAYED, step + 1)
+    for k, rates in enumerate(RATES):
+        leaves = [part.clone().requires_grad_() for part in start[k].split([DECAYED, 3])]
+        groups = [
+            {"params": [leaf], "weight_decay": decay}
+            for leaf, decay in zip(leaves, (rates.weight_decay, 0.0), strict=True)
+        ]
+        reference: torch.optim.Optimizer
+        if kind == "adamw":
+            reference = torch.optim.AdamW(groups, lr=rates.lr, foreach=False)
+        else:
+            reference = torch.optim.SGD(groups, lr=rates.lr, momentum=rates.momentum)
+        for step in range(6):
+            for leaf, grad in zip(leaves, grads[step, k].split([DECAYED, 3]), strict=True):
+                leaf.grad = grad.clone()
+            reference.step()
+        assert_close(values[k], torch.cat(leaves).detach(), rtol=1e-10, atol=1e-12)
+
+
+class Spy(SGD):
+    """SGD that notes what it is given."""
+
+    seen: list[tuple[Sequence[Rates], Tensor, int]]
+
+    def update(self, values, grads, state, rates, decayed, step):
+        self.seen.append((rates, grads.clone(), step))
+        super().update(values, grads, state, rates, decayed, step)
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    Spy.seen = []
+    monkeypatch.setitem(population.OPTIMIZERS, "sgd", Spy)
+    return Spy.seen
+
+
+def run(**values) -> Run:
+    flat = {f"optimizer.{name}": value for name, value in values.items()}
+    return Run(make_config({"optimizer.kind": "sgd", "optimizer.batch_size": 18, **flat}), 0)
+
+
+def test_schedules_span_max_epochs(spied):
+    runs = [run(lr=0.1), run(lr=0.4, schedule="constant")]
+    trainer = Trainer(make_suite(), 2, torch.device("cpu"))  # 36 rows: 2 steps an epoch
+    _, state = trainer.train(runs, trainer.start(runs), 1)
+    trainer.train(runs, state, 2)
+    assert [step for _, _, step in spied] == [1, 2, 3, 4]
+    cosine = [rates[0].lr for rates, _, _ in spied]
+    # ½(1 + cos(π·0/4)), … 1/4, 2/4, 3/4: 0 is reached after the last step
+    half = math.sqrt(0.5)
+    assert cosine == pytest.approx([0.1, 0.05 * (1 + half), 0.05, 0.05 * (1 - half)])
+    assert [rates[1].lr for rates, _, _ in spied] == [0.4] * 4
+
+
+def test_gradients_are_clipped_run_by_run(spied):
+    runs = [run(clip=1e9), run(clip=0.01), run(clip=1e-4)]
+    trainer = Trainer(make_suite(), 2, torch.device("cpu"))
+    trainer.train(runs, trainer.start(runs), 1)
+    first = spied[0][1]
+    norms = first.norm(dim=1)
+    assert norms[0] > 0.1
+    assert norms[1:].tolist() == pytest.approx([0.01, 1e-4], rel=1e-3)
+    # same seed: the same direction
+    assert_close(first[1] / norms[1], first[0] / norms[0], rtol=1e-3, atol=1e-6)
+
+
+def test_no_decay_for_biases_embeddings_and_balancing():
+    runs = [
+        Run(
+            make_config(
+                {
+                    "optimizer.kind": "sgd",
+                    "optimizer.weight_decay": decay,
+                    "optimizer.lr": 1e-3,
+                    "balancing.kind": "uncertainty",
+                    "conditioning.kind": "concat",
+                    "optimizer.batch_size": 64,
+                }
+            ),
+            0,
+        )
+        for decay in (0.0, 10.0)
+    ]
+    trainer = Trainer(make_suite(), 1, torch.device("cpu"))
+    _, state = trainer.train(runs, trainer.start(runs), 1)  # one step
+    learner = population.build(runs[0].config, trainer.problem)
+    leaves = population.Layout(learner.init(torch.Generator())[0]).unpack(state.values)
+    changed = {name for name, leaf in leaves.items() if not torch.equal(leaf[0], leaf[1])}
+    kept = {n for n in leaves if n.endswith(".bias")}
+    kept |= {"embedding.weight", "balancing.log_variance"}
+    assert set(leaves) - changed == kept

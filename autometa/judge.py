@@ -88,6 +88,8 @@ class Judge:
         self._folder = folder
         self._models = models
         self._notify = notify
+        self._done = 0
+        self._total = 0
 
     def script(self, trials: Sequence[FrozenTrial]) -> Script[Judgement]:
         """Compare the arms and leave the recommended model.
@@ -109,6 +111,8 @@ class Judge:
                 "No trial completed, so there is nothing to judge. `autometa trials "
                 f"{self._study}` gives the reason of each failure; resume with more trials."
             )
+        arms = {trial.user_attrs["arm"] for trial in finalists}
+        self._total = len(finalists) + len(arms) + 1
         values = yield from self._rerun(finalists)
         winners: dict[str, Finalist] = {}
         for trial, value in zip(finalists, values, strict=True):
@@ -261,8 +265,13 @@ class Judge:
             device=self._settings.device,
         )
 
+    def unit_done(self) -> None:
+        """Tell the user that one of the script's units has ended."""
+        self._done += 1
+        self._notify(Progress("judge", self._done, self._total))
+
     def _say(self, message: str) -> None:
-        self._notify(Progress("judge", 0, 0, message=message))
+        self._notify(Progress("judge", self._done, self._total, message=message))
 
 
 def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:

@@ -15,7 +15,7 @@ from scipy.special import expit, softmax
 from torch import Tensor, nn
 
 from autometa.config import parse
-from autometa.errors import DataError, UserError, nearest
+from autometa.errors import DataError, InfrastructureError, UserError, nearest
 from autometa.learners import Learner
 from autometa.networks import Problem
 from autometa.sharing import Params
@@ -27,6 +27,7 @@ from autometa.training.state import Layout, PopulationState, read_tensors, write
 from autometa.trial import TrialConfig, build
 
 _FORMAT = 1
+_FACTS = {"config", "problem", "tasks", "encoder", "target", "task_column", "facts"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,11 @@ class Model:
             "task_column": self.task_column,
             "facts": self.facts,
         }
-        (folder / "model.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        path = folder / "model.json"
+        try:
+            path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        except OSError as exc:
+            raise InfrastructureError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
         return folder
 
     @classmethod
@@ -107,10 +112,17 @@ class Model:
             facts = json.loads((path / "model.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             raise UserError(f"Folder `{path}` holds no autometa model ({exc}).") from None
-        if facts.get("format") != _FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else None
+        if found != _FORMAT:
             raise UserError(
-                f"Model `{path}` has format {facts.get('format')}; this version reads {_FORMAT}. "
+                f"Model `{path}` has format {found}; this version reads {_FORMAT}. "
                 "Install the version of autometa that wrote it."
+            )
+        missing = _FACTS - set(facts)
+        if missing:
+            raise UserError(
+                f"Folder `{path}` holds no autometa model (no {', '.join(sorted(missing))} in "
+                "model.json)."
             )
         tensors, _ = read_tensors(path / "weights.safetensors")
         return cls(

@@ -75,7 +75,7 @@ def test_resuming_a_finished_search_repeats_its_finding_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(tmp_path, small_suite(), n_trials=4)
-    monkeypatch.setattr("autometa.api.SearchLoop", None)
+    monkeypatch.setattr("autometa.api.front.SearchLoop", None)
     again = run(tmp_path, small_suite(), n_trials=4, study_name=first.study, resume=True)
     assert again.test == first.test
     assert again.model == first.model

@@ -117,6 +117,7 @@ def delete(
     folder = Home.find(home)
     record = read_study(folder, study, storage)  # a StudyError names the nearest study
     n_trials = len(record.get_trials(deepcopy=False))
+    study_id = record.user_attrs.get("id")
     paths = [path for path in study_paths(folder, study) if path.exists()]
     used = sum(folder_size(path) for path in paths)
     if not yes:
@@ -137,7 +138,7 @@ def delete(
             path.unlink(missing_ok=True)
     n_runs = 0
     if mlflow_tracking_uri != "off":
-        n_runs = _delete_runs(folder, study, mlflow_tracking_uri)
+        n_runs = _delete_runs(folder, study, mlflow_tracking_uri, study_id)
     if json:
         emit_json({"study": study, "trials": n_trials, "runs": n_runs, "bytes": used})
     else:
@@ -163,14 +164,14 @@ def _rows(home: Home, study: str, storage: str | None) -> list[Row]:
     return trial_rows(read_study(home, study, storage))
 
 
-def _delete_runs(home: Home, study: str, uri: str | None) -> int:
+def _delete_runs(home: Home, study: str, uri: str | None, study_id: str | None) -> int:
     if uri is None and not home.mlflow_db.exists():
         return 0
     from autometa.tracking import delete_runs
 
     try:
         with quiet_stdout():
-            return delete_runs(uri, home, study)
+            return delete_runs(uri, home, study, study_id)
     except InfrastructureError as exc:
         raise InfrastructureError(
             f"Study `{study}` is deleted, but not its MLflow runs: {exc} Delete them in the UI."

@@ -1,4 +1,4 @@
-"""Convolutional backbone: conv 3×3 → GroupNorm (no affine) → ReLU → 2×2 max pooling → dropout.
+"""Convolutional backbone: conv 3×3 → GroupNorm (no affine) → ReLU → 2×2 max pooling.
 
 With `depth: 4` and `width: 64` this is the "conv-4" network of the few-shot literature (Vinyals
 et al. 2016), with GroupNorm in place of BatchNorm so that a row's output does not depend on the
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from autometa.config import Config, per_run
 from autometa.errors import ConfigError
-from autometa.networks.layers import Modulation, dropout, fan_in_uniform, per_channel
-from autometa.networks.problem import Problem, Step
+from autometa.networks.layers import Modulation, fan_in_uniform, per_channel
+from autometa.networks.problem import Problem
 
 
 class ConvConfig(Config):
@@ -55,7 +55,6 @@ class ConvBlock:
         params: dict[str, Tensor],
         x: Float[Tensor, "row channel height width"],
         modulation: Modulation,
-        step: Step,
     ) -> Float[Tensor, "row out_channel out_height out_width"]:
         h = F.conv2d(x, params["weight"], params["bias"], padding=1)
         if modulation.shift is not None:
@@ -67,9 +66,7 @@ class ConvBlock:
         if modulation.offset is not None:
             h = h + per_channel(modulation.offset, h.ndim)
         h = torch.relu(h)
-        if self._pool:
-            h = F.max_pool2d(h, 2)
-        return dropout(h, step)
+        return F.max_pool2d(h, 2) if self._pool else h
 
 
 class Conv:

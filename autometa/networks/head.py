@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autometa.networks.layers import Modulation, fan_in_uniform
-from autometa.networks.problem import Step
 
 
 class Head:
@@ -30,7 +29,6 @@ class Head:
         params: dict[str, Tensor],
         h: Float[Tensor, "row feature"],
         modulation: Modulation,
-        step: Step,
     ) -> Float[Tensor, "row output"]:
         out = F.linear(h, params["weight"], params["bias"])
         if modulation.shift is not None:

@@ -11,37 +11,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _GOLDEN = -1640531527  # 2³²/φ as int32: neighbouring counters land far apart
+_STREAM = 0x3C6EF35F  # odd, unrelated to _GOLDEN: streams of one key do not overlap by a shift
 _M1, _M2 = 0x7FEB352D, 0x846CA68B - (1 << 32)
 
 
 def new_key(seed: int, device: torch.device | str = "cpu") -> Int[Tensor, ""]:
     """Return the key of a run's stream. `seed` may be any integer."""
-    folded = (seed ^ (seed >> 32)) & 0xFFFFFFFF
-    return _mix(torch.tensor(folded - (folded >> 31 << 32), dtype=torch.int32, device=device))
+    return _mix(torch.tensor(_int32(seed ^ (seed >> 32)), dtype=torch.int32, device=device))
 
 
-def fold(key: Int[Tensor, "*batch"], data: int | Tensor) -> Int[Tensor, "*shape"]:
-    """Derive the key of a sub-stream (`data`: step, layer or task number; broadcasts)."""
-    return _mix(_mix(key + data * _GOLDEN if isinstance(data, Tensor) else key + _wrap(data)))
+def fold(key: Int[Tensor, "*batch"], data: Int[Tensor, "*other"] | int) -> Int[Tensor, "*shape"]:
+    """Derive the keys of sub-streams numbered by `data` (it broadcasts against `key`)."""
+    shift = data * _GOLDEN if isinstance(data, Tensor) else _int32(data * _GOLDEN)
+    return _mix(_mix(key + shift))
 
 
-def uniform(key: Int[Tensor, ""], shape: Sequence[int]) -> Float[Tensor, "*shape"]:
-    """Return float32 numbers in [0, 1) of the given shape."""
-    count = torch.arange(math.prod(shape), dtype=torch.int32, device=key.device)
-    bits = _mix(count * _GOLDEN + key)
-    # 24 bits fit a float32 exactly, so 1.0 cannot be reached by rounding.
-    return (((bits >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24).reshape(tuple(shape))
+def keep(
+    key: Int[Tensor, ""], stream: int, rate: Float[Tensor, ""], shape: Sequence[int]
+) -> Bool[Tensor, "*shape"]:
+    """True with probability 1 − `rate`, entry by entry.
+
+    Args:
+        stream: numbers apart the draws from one key.
+        rate: in [0, 1).
+    """
+    bits = _mix(_counter(math.prod(shape), key.device) + (key + _int32(stream * _STREAM)))
+    # compare as int32: the bits are uniform on [−2³¹, 2³¹)
+    threshold = (rate.double() * 2.0**32 - 2.0**31).to(torch.int32)
+    return (bits >= threshold).reshape(tuple(shape))
 
 
-def _wrap(number: int) -> int:
-    product = (number * _GOLDEN) & 0xFFFFFFFF
-    return product - (product >> 31 << 32)
+@lru_cache(maxsize=64)
+def _counter(count: int, device: torch.device) -> Int[Tensor, " count"]:
+    return torch.arange(count, dtype=torch.int32, device=device) * _GOLDEN
+
+
+def _int32(number: int) -> int:
+    low = number & 0xFFFFFFFF
+    return low - (low >> 31 << 32)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autometa.networks.keys import uniform
+from autometa.networks.keys import keep
 from autometa.networks.problem import Step
 
 
@@ -39,13 +39,13 @@ def fan_in_uniform(
     return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
 
 
-def dropout(h: Float[Tensor, "*shape"], step: Step) -> Float[Tensor, "*shape"]:
+def dropout(h: Float[Tensor, "*shape"], step: Step, layer: int) -> Float[Tensor, "*shape"]:
     """Inverted dropout at the run's own rate, with a mask drawn from the run's key."""
     rate = step.rate("dropout")
     if not step.train or rate is None or step.key is None:
         return h
-    kept = uniform(step.key, h.shape) >= rate
-    return h * kept / (1.0 - rate).to(h.dtype)
+    kept = keep(step.key, layer, rate, h.shape)
+    return h * (kept / (1.0 - rate)).to(h.dtype)
 
 
 def per_channel(value: Float[Tensor, " channel"], ndim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Multilayer perceptron: linear → LayerNorm (no affine) → ReLU → dropout, block by block."""
+"""Multilayer perceptron: linear → LayerNorm (no affine) → ReLU, block by block."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from autometa.config import Config, per_run
 from autometa.errors import ConfigError
-from autometa.networks.layers import Modulation, dropout, fan_in_uniform
-from autometa.networks.problem import Problem, Step
+from autometa.networks.layers import Modulation, fan_in_uniform
+from autometa.networks.problem import Problem
 
 
 class MLPConfig(Config):
@@ -47,7 +47,6 @@ class MLPBlock:
         params: dict[str, Tensor],
         x: Float[Tensor, "row feature"],
         modulation: Modulation,
-        step: Step,
     ) -> Float[Tensor, "row width"]:
         h = F.linear(x, params["weight"], params["bias"])
         if modulation.shift is not None:
@@ -58,7 +57,7 @@ class MLPBlock:
             h = h * (1.0 + modulation.scale)
         if modulation.offset is not None:
             h = h + modulation.offset
-        return dropout(torch.relu(h), step)
+        return torch.relu(h)
 
 
 class MLP:

@@ -11,7 +11,7 @@ from torch import Tensor
 from autometa.networks.conditioning import Conditioner, ConditioningConfig
 from autometa.networks.head import Head
 from autometa.networks.layers import Modulation
-from autometa.networks.problem import Problem, Step
+from autometa.networks.problem import Problem
 
 
 @runtime_checkable
@@ -26,9 +26,7 @@ class Block(Protocol):
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]: ...
 
-    def forward(
-        self, params: dict[str, Tensor], x: Tensor, modulation: Modulation, step: Step
-    ) -> Tensor: ...
+    def forward(self, params: dict[str, Tensor], x: Tensor, modulation: Modulation) -> Tensor: ...
 
 
 @runtime_checkable

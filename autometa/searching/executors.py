@@ -55,10 +55,14 @@ class ScriptSource(Generic[T]):
 
     Args:
         start: makes the script, when its first unit is asked for.
+        completed: called after each unit.
     """
 
-    def __init__(self, start: Callable[[], Script[T]]) -> None:
+    def __init__(
+        self, start: Callable[[], Script[T]], completed: Callable[[], None] = lambda: None
+    ) -> None:
         self._start = start
+        self._completed = completed
         self._script: Script[T] | None = None
         self._units: list[WorkUnit] = []
         self._next = 0
@@ -79,6 +83,7 @@ class ScriptSource(Generic[T]):
 
     def complete(self, unit: WorkUnit, result: UnitResult) -> None:
         self._results[self._units.index(unit)] = result
+        self._completed()
 
     def _advance(self) -> None:
         if self._script is None:

@@ -13,7 +13,6 @@ from torch.func import vmap
 
 from autometa.config import Config
 from autometa.networks import Parts, Problem, Step
-from autometa.networks.keys import fold
 from autometa.networks.layers import Modulation
 
 Role = Literal["shared", "task", "mixing"]
@@ -91,16 +90,13 @@ def stack_init(
 
 
 def per_task_apply(
-    fn: Callable[[Params, Tensor, Modulation, Step], Tensor],
+    fn: Callable[[Params, Tensor, Modulation], Tensor],
     params: Params,
     x: Tensor,
     modulation: Modulation | None,
-    step: Step,
     *,
-    n_tasks: int,
     task_params: bool,
     task_rows: bool,
-    layer: int,
 ) -> tuple[Tensor, bool]:
     """Apply one block for all tasks, computing what they share once.
 
@@ -109,28 +105,17 @@ def per_task_apply(
         params: leaves; with `task_params`, [task, …].
         x: [row, …], or [task, row, …] with `task_rows`.
         modulation: how z enters, entries [task, channel]; None if it does not.
-        layer: number of the layer, for its random stream.
 
     Returns:
         The output, and whether it now differs between tasks.
     """
-    key = None if step.key is None else fold(step.key, layer)
     if not (task_params or task_rows or modulation is not None):
-        return fn(params, x, Modulation(), Step(step.train, key, step.rates)), False
-    keys: Tensor | None = None
-    if key is not None:
-        keys = fold(key, torch.arange(1, n_tasks + 1, dtype=torch.int32, device=key.device))
+        return fn(params, x, Modulation()), False
 
-    def one(p: Params, rows: Tensor, entry: Params, k: Tensor | None) -> Tensor:
-        return fn(p, rows, Modulation(**entry), Step(step.train, k, step.rates))
+    def one(p: Params, rows: Tensor, entry: Params) -> Tensor:
+        return fn(p, rows, Modulation(**entry))
 
-    out = vmap(
-        one,
-        in_dims=(
-            0 if task_params else None,
-            0 if task_rows else None,
-            0,
-            None if keys is None else 0,
-        ),
-    )(params, x, {} if modulation is None else modulation.entries(), keys)
+    out = vmap(one, in_dims=(0 if task_params else None, 0 if task_rows else None, 0))(
+        params, x, {} if modulation is None else modulation.entries()
+    )
     return out, True

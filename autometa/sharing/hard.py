@@ -12,7 +12,7 @@ from torch.func import vmap
 from autometa.config import Config
 from autometa.errors import ConfigError
 from autometa.networks import Parts, Problem, Step
-from autometa.networks.layers import Modulation
+from autometa.networks.layers import Modulation, dropout
 from autometa.sharing.base import Params, Role, Sharing, per_task_apply, stack_init, subset
 
 
@@ -87,12 +87,11 @@ class Hard(Sharing):
                 own,
                 h,
                 self._modulation(params, number, tasks, z, task_params, every_task),
-                step,
-                n_tasks=n_tasks,
                 task_params=task_params,
                 task_rows=task_rows,
-                layer=number,
             )
+            if not is_head:
+                h = dropout(h, step, number)
         if not task_rows:  # one head, no conditioning: every task has the same output
             h = h.expand(n_tasks, *h.shape)
         return h, buffers

@@ -208,7 +208,7 @@ class _Stack:
 
     def step(self, batch: Batch, step: int) -> Tensor:
         """One update of every run on its own batch; returns their losses [run]."""
-        losses, buffers = self._losses(batch, fold(self._keys, step))
+        losses, buffers = self._losses(batch, fold(self._keys, step) if self._rates else self._keys)
         grads = torch.autograd.grad(losses.sum(), list(self._leaves.values()))
         with torch.no_grad():
             packed = self._layout.pack(dict(zip(self._leaves, grads, strict=True)))

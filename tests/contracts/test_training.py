@@ -91,9 +91,9 @@ class Reference:
         if rows.task is None:
             plan = plan_aligned(len(rows.x), o.batch_size, self.run.seed, epoch)
             for at, valid in zip(plan.rows, plan.valid, strict=True):
-                at = at[valid]  # a shorter batch instead of a padded one
                 tasks = torch.arange(self.problem.n_tasks)
-                out.append(Batch(rows.x[at], rows.y[at].T, rows.mask[at].T, tasks))
+                mask = (rows.mask[at] & valid[:, None]).T  # padding has dropout masks, too
+                out.append(Batch(rows.x[at], rows.y[at].T, mask, tasks))
         else:
             grouped = GroupedRows(rows.task, self.problem.n_tasks)
             plan = grouped.plan(o.batch_size, o.batch_tasks, self.run.seed, epoch)

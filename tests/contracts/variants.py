@@ -62,8 +62,8 @@ def variants() -> list[Variant]:
             for sharing in sharings if len(backbone) == 1 else [{}]:
                 out.append(Variant(make_problem(layout, shape), {**backbone, **sharing}))
         for sharing in _settings("sharing", SHARING_SETTINGS):
-            for kind in ("concat", "multiplicative"):
-                out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
+            kind = "concat" if layout == "aligned" else "multiplicative"
+            out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
         how = {"backbone.kind": "conv", "conditioning.kind": "multiplicative"}
         out.append(Variant(make_problem(layout, IMAGE), how))
         for kind in ("additive", "multiplicative"):

@@ -1,0 +1,286 @@
+"""The front in Python: `search`, `train`, `load_model`. The command line calls them too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from autometa.api.prepare import (
+    check_settings,
+    choose_name,
+    choose_space,
+    earlier_attrs,
+    stored_judgement,
+    study_attrs,
+)
+from autometa.api.results import SearchResult, TrainResult, search_result, tracked
+from autometa.config import flatten, read_yaml
+from autometa.errors import ConfigError, UserError
+from autometa.home import Home, check_study_name
+from autometa.judge import Judge
+from autometa.model import Model
+from autometa.searching.executors import Chain, Executor, InlineExecutor, ScriptSource
+from autometa.searching.loop import SearchLoop, SearchSettings
+from autometa.searching.progress import Progress
+from autometa.space import Space
+from autometa.study import open_study
+from autometa.tasks import TaskSuite, load_suite
+from autometa.tracking import Tracker
+from autometa.training.devices import find_device
+from autometa.training.population import Trainer
+from autometa.training.state import Run
+from autometa.trial import TrialConfig
+
+Notify = Callable[[Progress], None]
+
+#: rows of the data set that MLflow gets a digest and a profile of
+_LOGGED_ROWS = 10_000
+
+
+def search(
+    suite: TaskSuite | str | Path,
+    *,
+    space: str | Path | None = None,
+    study_name: str | None = None,
+    storage: str | None = None,
+    n_trials: int = 64,
+    timeout: float | None = None,
+    max_epochs: int = 27,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    gpus_per_worker: float = 0.0,
+    independent_share: float = 0.5,
+    mlflow_tracking_uri: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    sampler: str = "tpe",
+    pruner: str = "asha",
+    device: str = "auto",
+    home: str | Path | None = None,
+    progress: Notify | None = None,
+    **suite_options: Any,
+) -> SearchResult:
+    """Search how the tasks of a suite should share, and judge it against independent networks.
+
+    Args:
+        suite: a suite, or what `load_suite` takes, with its options as `suite_options`.
+        space: YAML file or shipped name; by the suite if not given.
+        study_name: made from the suite's name if not given.
+        storage: any Optuna storage URL; a journal in the home folder if not given.
+        n_trials: trials in all, those of an earlier run of this study included.
+        timeout: seconds after which no unit of work is started.
+        max_epochs: epochs of a trial that is never stopped early.
+        workers: worker processes on Ray; 0 runs everything in this process; one a core if None.
+        ray_address: a running Ray cluster; its own local one if None.
+        gpus_per_worker: share of a GPU that each worker takes.
+        independent_share: share of the trials that tune independent networks.
+        mlflow_tracking_uri: SQLite in the home folder if None; `off` for none.
+        resume: go on with the study if there is one.
+        sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
+        device: `auto`, `cpu` or `cuda`.
+        home: the home folder; `$AUTOMETA_HOME` or `./autometa-home` if None.
+        progress: called with a `Progress` after every change.
+
+    Raises:
+        UserError: bad input, before any work.
+        InfrastructureError: storage, tracking server or disk failed.
+    """
+    started = time.monotonic()
+    notify: Notify = progress or (lambda step: None)
+    settings = SearchSettings(
+        n_trials, max_epochs, seed, sampler, pruner, independent_share, timeout, device
+    )
+    check_settings(settings, workers, gpus_per_worker)
+    place = Home.find(home)
+    if isinstance(suite, TaskSuite) and suite_options:
+        raise UserError(f"Options {', '.join(suite_options)} go to `load_suite`, not to a suite.")
+    loaded = suite if isinstance(suite, TaskSuite) else load_suite(suite, **suite_options)
+    name = (
+        choose_name(place, storage, loaded, resume)
+        if study_name is None
+        else check_study_name(study_name)
+    )
+    earlier = earlier_attrs(place, name, storage, resume)
+    bound = choose_space(space, loaded, name, earlier)
+    attrs = study_attrs(name, loaded, bound, settings, earlier)
+    with ExitStack() as stack:
+        tracker = stack.enter_context(
+            Tracker.open(mlflow_tracking_uri, place, name, study_id=attrs["id"])
+        )
+        handle = stack.enter_context(
+            open_study(
+                place,
+                name,
+                storage=storage,
+                resume=resume,
+                fingerprint=loaded.fingerprint,
+                attrs=attrs,
+            )
+        )
+        kept = stored_judgement(handle, n_trials)
+        if kept is None:
+            for message in bound.dropped:
+                notify(Progress("search", 0, n_trials, message=f"Left out: {message}"))
+            folder = place.checkpoints(name)
+            loaded.without_test().save(folder / "suite")
+            executor = _executor(workers, ray_address, gpus_per_worker)
+            stack.callback(executor.close)
+            _log_start(tracker, loaded, bound, settings)
+            loop = SearchLoop(
+                handle,
+                bound,
+                settings,
+                suite=folder / "suite",
+                fingerprint=loaded.fingerprint,
+                checkpoints=folder,
+                tracker=tracker,
+                notify=notify,
+            )
+            judge = Judge(
+                loaded, settings, study=name, folder=folder, models=place.models, notify=notify
+            )
+            judging = ScriptSource(lambda: judge.script(handle.trials()), judge.unit_done)
+            executor.run(Chain(loop, judging))
+            handle.commit()
+            if judging.returned is None:  # Ctrl-C
+                tracker.search_finished({}, {}, [], "KILLED")
+                return search_result(
+                    handle, loaded.name, started, mlflow=tracked(tracker), test=None, model=None
+                )
+            test, model = judging.returned.test, judging.returned.model
+            kept = {
+                "test": test,
+                "model": str(model),
+                "trials": len(handle.trials()),
+                "mlflow": tracked(tracker),
+            }
+            handle.set_attr("judgement", kept)
+            handle.commit()
+            _log_end(tracker, test, model)
+            shutil.rmtree(folder, ignore_errors=True)
+        result = search_result(
+            handle,
+            loaded.name,
+            started,
+            mlflow=kept["mlflow"],
+            test=kept["test"],
+            model=Path(kept["model"]),
+        )
+        if tracker.problem:
+            notify(Progress("judge", 0, 0, message=f"MLflow: {tracker.problem}"))
+        return result
+
+
+def train(
+    suite: TaskSuite | str | Path,
+    config: Mapping[str, Any] | str | Path,
+    *,
+    max_epochs: int = 27,
+    seed: int = 0,
+    device: str = "auto",
+    home: str | Path | None = None,
+    out: str | Path | None = None,
+    **suite_options: Any,
+) -> TrainResult:
+    """Train one configuration on the training rows and score it on the validation rows.
+
+    Args:
+        config: dotted names to values, or a YAML file of them; what is missing takes its default.
+        out: folder of the model; a new one in the home folder if None.
+
+    Raises:
+        UserError: bad input, or the run diverged (then no model is written).
+    """
+    started = time.monotonic()
+    values = read_config(config) if isinstance(config, str | Path) else config
+    parsed = TrialConfig.from_flat(values)
+    if max_epochs < 1:
+        raise UserError(
+            f"Parameter `max_epochs` should be at least 1. Found `max_epochs = {max_epochs}`."
+        )
+    found = find_device(device)
+    loaded = suite if isinstance(suite, TaskSuite) else load_suite(suite, **suite_options)
+    stripped = loaded.without_test()
+    trainer = Trainer(stripped, max_epochs, found)
+    runs = [Run(parsed, seed)]
+    (result,), state = trainer.train(runs, trainer.start(runs), max_epochs)
+    if result.value is None:
+        raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
+    facts = {
+        "suite": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "epochs": max_epochs,
+        "seed": seed,
+        "validation_score": result.value,
+    }
+    folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
+    Model.of(stripped, parsed, state, facts).save(folder)
+    return TrainResult(folder, result.value, result.tasks, time.monotonic() - started)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a model that a search or `train` left.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    return Model.load(path)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Dotted names to values from a YAML file (nested sections are fine too).
+
+    Raises:
+        ConfigError: the file cannot be read or is not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"Configuration `{path}` cannot be read: {exc}.") from None
+    return flatten(read_yaml(text, f"Configuration `{path}`"))
+
+
+def _executor(workers: int | None, ray_address: str | None, gpus: float) -> Executor:
+    if workers == 0:
+        return InlineExecutor()
+    from autometa.searching.ray_executor import RayExecutor  # Ray takes seconds to import
+
+    count = workers or (None if ray_address else os.cpu_count() or 1)
+    return RayExecutor(count, ray_address, gpus)
+
+
+def _log_start(tracker: Tracker, suite: TaskSuite, space: Space, settings: SearchSettings) -> None:
+    rows = suite.rows("train")
+    frame = None
+    if not suite.is_image:
+        frame = pd.DataFrame(rows.x[:_LOGGED_ROWS].numpy()).add_prefix("x")
+        targets = rows.y[:_LOGGED_ROWS].numpy().reshape(len(frame), -1)
+        frame = frame.join(pd.DataFrame(targets).add_prefix("y"))
+    tracker.search_started(
+        asdict(settings), {"suite": suite.name}, suite.describe(), space.text, frame, suite.name
+    )
+
+
+def _log_end(tracker: Tracker, test: dict[str, Any], model: Path) -> None:
+    numbers = {
+        f"test/{key}": test[key]
+        for key in ("score", "independent_score", "gbdt_score", "difference", "delta_m")
+        if test.get(key) is not None
+    }
+    tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
+    tracker.search_finished(numbers, tags, [model], "FINISHED")
+
+
+def _new_folder(models: Path, stem: str) -> Path:
+    number = 1
+    while (models / f"{stem}-train-{number}").exists():
+        number += 1
+    return models / f"{stem}-train-{number}"

@@ -1,0 +1,126 @@
+"""What `search` and `train` return."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from autometa.study import StudyHandle, trial_rows
+from autometa.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        study, suite: names.
+        n_trials: trials in the study.
+        states: how many ended COMPLETE, PRUNED and FAIL.
+        best: number, value (on validation) and params of the best completed trial; None if none.
+        test: the final comparison on the test rows (`score`, `independent_score`, `gbdt_score`,
+            `delta_m`, `delta_m_ci`, `verdict`, `tasks`, …); None if the search was interrupted.
+        model: folder of the model that the verdict recommends; None if interrupted.
+        seconds: wall time of this call.
+        mlflow: `tracking_uri` and `run_id`; None where tracking is off.
+        trials: one row a trial.
+        interrupted: whether the user stopped it; `resume=True` goes on.
+    """
+
+    study: str
+    suite: str
+    n_trials: int
+    states: dict[str, int]
+    best: dict[str, Any] | None
+    test: dict[str, Any] | None
+    model: Path | None
+    seconds: float
+    mlflow: dict[str, str | None] | None
+    trials: pd.DataFrame = field(repr=False)
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> str | None:
+        """The finding in one sentence."""
+        return None if self.test is None else self.test["verdict"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, without the table of trials."""
+        return {
+            "study": self.study,
+            "suite": self.suite,
+            "n_trials": self.n_trials,
+            "states": self.states,
+            "best": self.best,
+            "test": self.test,
+            "model": None if self.model is None else str(self.model),
+            "seconds": round(self.seconds, 2),
+            "mlflow": self.mlflow,
+            "interrupted": self.interrupted,
+        }
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """One trained configuration: its model and its score on the validation rows."""
+
+    model: Path
+    value: float
+    tasks: dict[str, float | None]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "model": str(self.model)}
+
+
+def search_result(
+    handle: StudyHandle,
+    suite: str,
+    started: float,
+    *,
+    mlflow: dict[str, str | None] | None,
+    test: dict[str, Any] | None,
+    model: Path | None,
+) -> SearchResult:
+    """The result of a search from its study; without a test it was interrupted.
+
+    Args:
+        mlflow: where its runs are.
+        started: `time.monotonic()` when the call began.
+    """
+    trials = handle.trials()
+    states = {s: sum(t.state.name == s for t in trials) for s in ("COMPLETE", "PRUNED", "FAIL")}
+    rows = trial_rows(handle.study)
+    best = _best(trials)
+    return SearchResult(
+        study=handle.name,
+        suite=suite,
+        n_trials=len(trials),
+        states=states,
+        best=None
+        if best is None
+        else {key: rows[best.number][key] for key in ("number", "value", "params")},
+        test=test,
+        model=model,
+        seconds=time.monotonic() - started,
+        mlflow=mlflow,
+        trials=pd.DataFrame(rows),
+        interrupted=test is None,
+    )
+
+
+def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    return max(done, key=lambda t: (t.value or 0.0, -t.number), default=None)
+
+
+def tracked(tracker: Tracker) -> dict[str, str | None] | None:
+    """Where the search's run is; None if tracking is off."""
+    if tracker.tracking_uri is None:
+        return None
+    return {"tracking_uri": tracker.display_uri, "run_id": tracker.run_id}

@@ -45,7 +45,7 @@ class OptimizerConfig(Config):
     schedule: Literal["cosine", "constant"] = per_run("cosine")
     clip: float = per_run(1.0, gt=0.0)
     batch_size: int = Field(64, ge=1)
-    batch_tasks: int = Field(16, ge=1)
+    batch_tasks: int = Field(8, ge=1)
 
 
 def _section(axis: str) -> Any:

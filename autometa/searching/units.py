@@ -7,6 +7,7 @@ worker is simply run again.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class WorkUnit:
         checkpoints: folder of the checkpoints.
         keep: write checkpoints at `to_epoch`.
         device: `cpu`, `cuda` or `auto`.
-        chunk: how many runs to step together; None asks the probe.
+        chunk: how many runs to step together at least; None asks the probe.
     """
 
     names: tuple[str, ...]
@@ -113,8 +114,7 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         chunk = _probe(trainer, runs)
         probe_seconds = time.perf_counter() - began
     results: list[RunResult] = []
-    for first in range(0, len(runs), chunk):
-        part = range(first, min(first + chunk, len(runs)))
+    for part in _parts(len(runs), chunk):
         try:
             results += _train(unit, trainer, runs, part)
         except (RuntimeError, AutometaError):
@@ -159,12 +159,23 @@ def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> Po
     return PopulationState.join(states)
 
 
+def _parts(n_runs: int, chunk: int) -> list[range]:
+    """Split runs into parts of at least `chunk` (so of at least two, where there are two)."""
+    n_parts = max(1, n_runs // chunk)
+    ends = [n_runs * k // n_parts for k in range(n_parts + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(ends)]
+
+
 def _probe(trainer: Trainer, runs: list[Run]) -> int:
-    """How many runs to step together: all, eight or one, whichever is fastest a run here."""
+    """How many runs to step together: all, eight or two, whichever is fastest a run here.
+
+    Two and not one: stacked matrix products of two or more runs have the same bits whatever the
+    number of runs, those of one may differ in the last, and the clock must not change a result.
+    """
     if len(runs) < _PROBE_FROM:
         return len(runs)
     best, best_time = len(runs), math.inf
-    for chunk in sorted({len(runs), min(8, len(runs)), 1}, reverse=True):
+    for chunk in sorted({len(runs), min(8, len(runs)), 2}, reverse=True):
         seconds = trainer.step_seconds(runs[:chunk]) / chunk
         if seconds < 0.9 * best_time:  # prefer the larger chunk where it hardly matters
             best, best_time = chunk, seconds

@@ -124,5 +124,5 @@ def test_the_probe_picks_a_chunk_and_does_not_change_results(
     assert fused.chunk is None  # it was told, so there is no verdict
     monkeypatch.setattr(units.Trainer, "step_seconds", lambda self, runs: float(len(runs)) ** 2)
     probed = run_unit(dataclasses.replace(wide, chunk=None))
-    assert probed.chunk == 1
+    assert probed.chunk == 2
     assert without_times(probed) == without_times(fused)

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from typing import Any
 
@@ -53,6 +55,7 @@ class RayExecutor:
         options: dict[str, Any] = {"address": address}
         if address is None:
             options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 log_to_driver=False,
@@ -64,6 +67,8 @@ class RayExecutor:
             shutil.rmtree(self._folder, ignore_errors=True)
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would abort the driver
         self._workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def run(self, source: Source) -> bool:

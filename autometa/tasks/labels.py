@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from autometa.errors import DataError, nearest
+from autometa.metrics import METRICS
 from autometa.tasks.columns import scalar_type
-from autometa.tasks.task import METRICS_OF_KIND, Kind, Label, Metric, Task
+from autometa.tasks.task import Kind, Label, Metric, Task
 
 RARE_CLASS = 0.10
 """Below this share of the rarer class accuracy says little, so the default metric is AUC."""
@@ -103,7 +104,7 @@ def choose_metrics(
     binary_metric = "auc" if binary and float(np.median(binary)) < RARE_CLASS else "accuracy"
     out: list[Metric] = []
     for name, kind in zip(names, kinds, strict=True):
-        allowed = METRICS_OF_KIND[kind]
+        allowed = METRICS[kind]
         metric = per_task.get(name)
         if isinstance(asked, str):
             if asked not in get_args(Metric):

@@ -177,17 +177,6 @@ class TaskSuite:
         return len(self.tasks)
 
     @property
-    def n_outputs(self) -> int:
-        """O: the largest number of outputs that a task reads."""
-        return max(task.n_outputs for task in self.tasks)
-
-    @property
-    def class_mask(self) -> Bool[Tensor, "task output"]:
-        """Which outputs each task reads; the others are -inf."""
-        outputs = torch.arange(self.n_outputs)
-        return outputs[None, :] < torch.tensor([task.n_outputs for task in self.tasks])[:, None]
-
-    @property
     def kinds(self) -> tuple[str, ...]:
         """The kind of each task."""
         return tuple(task.kind for task in self.tasks)

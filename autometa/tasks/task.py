@@ -18,12 +18,6 @@ Kind: TypeAlias = Literal["regression", "binary", "multiclass"]
 Metric: TypeAlias = Literal["rmse", "accuracy", "auc"]
 Label: TypeAlias = str | int | float | bool
 
-METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
-    "regression": ("rmse",),
-    "binary": ("accuracy", "auc"),
-    "multiclass": ("accuracy",),
-}
-
 
 @dataclass(frozen=True)
 class Task:

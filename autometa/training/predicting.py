@@ -41,6 +41,9 @@ def predict(
 
     stacked = vmap(one, in_dims=(0, 0, None, None))
     n_tasks, width = learner.problem.n_tasks, learner.problem.width
+    if not len(x):
+        cells = (n_tasks, 0) if task is None else (0,)
+        return np.zeros((n_runs, *cells, width), dtype=np.float32)
     with torch.no_grad():
         if task is None:
             tasks = torch.arange(n_tasks, device=device)

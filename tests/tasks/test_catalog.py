@@ -13,6 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from autometa.errors import DataError
+from autometa.networks import Problem
 from autometa.tasks import TaskSuite, catalog, load_suite
 
 DATA = os.environ.get("AUTOMETA_DATA")  # read now: every test starts without it
@@ -231,7 +232,7 @@ class TestDataFolder:
         train = suite.rows("train")
         per_class = torch.bincount(train.task * 100 + train.y.long())
         assert set(per_class[per_class > 0].tolist()) <= {11, 12, 13}  # of 20 drawers
-        assert suite.class_mask.sum() == 964
+        assert Problem.of(suite).class_mask().sum() == 964
 
     def test_every_entry_loads(self):
         for name in catalog.names():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autometa.errors import DataError
+from autometa.networks import Problem
 from autometa.tasks import TaskSuite, load_suite
 from autometa.tasks.encoder import encoder_from_json
 
@@ -52,8 +53,8 @@ class TestCsvWithThreeTargets:
         assert [t.metric for t in suite.tasks] == ["rmse", "accuracy", "accuracy"]
         assert suite.tasks[1].classes == ("no", "yes")
         assert suite.tasks[2].classes == ("high", "low", "mid")
-        assert suite.n_outputs == 3
-        assert suite.class_mask.tolist() == [
+        assert Problem.of(suite).width == 3
+        assert Problem.of(suite).class_mask().tolist() == [
             [True, False, False],
             [True, False, False],
             [True, True, True],
@@ -295,4 +296,4 @@ class TestGrouped:
         assert suite.tasks[2].classes == ("10a", "10b")
         assert suite.y.unique().tolist() == [0.0, 1.0]
         assert suite.kinds == ("multiclass",) * 3
-        assert suite.n_outputs == 2
+        assert Problem.of(suite).width == 2

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import autometa
 from autometa.errors import DataError
+from autometa.networks import Problem
 from autometa.tasks import Task, TaskSuite
 from autometa.tasks.encoder import ImageEncoder
 
@@ -234,8 +235,8 @@ class TestFingerprint:
 
 def test_conveniences(suite):
     assert suite.n_tasks == len(suite.tasks) == len(suite.kinds) == len(suite.task_names)
-    assert suite.class_mask.shape == (suite.n_tasks, suite.n_outputs)
-    assert suite.class_mask.sum(dim=1).tolist() == [t.n_outputs for t in suite.tasks]
+    assert Problem.of(suite).class_mask().shape == (suite.n_tasks, Problem.of(suite).width)
+    assert Problem.of(suite).class_mask().sum(dim=1).tolist() == [t.n_outputs for t in suite.tasks]
     assert suite.feature_shape == tuple(suite.x.shape[1:])
     assert suite.is_image == (len(suite.feature_shape) == 3)
     assert suite.is_grouped == (suite.task is not None)

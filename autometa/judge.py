@@ -161,7 +161,9 @@ class Judge:
                 raise InfrastructureError(
                     f"A final run of trial {winner.number} failed: {failed[0]}"
                 )
-            states[arm] = PopulationState.join([load_run(unit.checkpoint(n)) for n in unit.names])
+            states[arm] = PopulationState.join(
+                [load_run(unit.checkpoint(n, unit.to_epoch)) for n in unit.names]
+            )
         return states
 
     def _compare(
@@ -237,7 +239,7 @@ class Judge:
             "test_score": test["score" if winner.arm == "sharing" else "independent_score"],
             "verdict": test["verdict"],
         }
-        state = load_run(unit.checkpoint("refit-0"))
+        state = load_run(unit.checkpoint("refit-0", unit.to_epoch))
         path = self._models / self._study
         shutil.rmtree(path, ignore_errors=True)
         return Model.of(merged, winner.config, state, facts).save(path)

@@ -151,8 +151,11 @@ class SearchLoop:
                 self._tell(number, live, TrialState.PRUNED, value, None)
                 told.append(number)
         self._handle.commit()
+        for name in unit.names:  # what the unit started from, and what a told trial left
+            checkpoint_path(self._checkpoints, name, unit.from_epoch).unlink(missing_ok=True)
         for number in told:
-            checkpoint_path(self._checkpoints, str(number)).unlink(missing_ok=True)
+            path = checkpoint_path(self._checkpoints, str(number), unit.to_epoch)
+            path.unlink(missing_ok=True)
         self._announce()
 
     def _restore(self) -> None:

@@ -67,8 +67,9 @@ class WorkUnit:
         listed = {name: tuple(data[name]) for name in ("names", "configs", "seeds")}
         return cls(**{**data, **listed})
 
-    def checkpoint(self, name: str) -> Path:
-        return checkpoint_path(Path(self.checkpoints), name)
+    def checkpoint(self, name: str, epoch: int) -> Path:
+        """The file of a run's state after `epoch`; a later rung does not overwrite it."""
+        return checkpoint_path(Path(self.checkpoints), name, epoch)
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class UnitResult:
         return cls(tuple(failed for _ in unit.names))
 
 
-def checkpoint_path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.safetensors"
+def checkpoint_path(folder: Path, name: str, epoch: int) -> Path:
+    return folder / f"{name}-epoch-{epoch}.safetensors"
 
 
 def run_unit(unit: WorkUnit) -> UnitResult:
@@ -131,7 +132,7 @@ def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> li
     if unit.keep:
         for place, k in enumerate(part):
             if results[place].reason is None:
-                save_run(state, place, runs[k], unit.checkpoint(unit.names[k]))
+                save_run(state, place, runs[k], unit.checkpoint(unit.names[k], unit.to_epoch))
     return results
 
 
@@ -143,20 +144,14 @@ def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> lis
 
 
 def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> PopulationState:
-    """Go on from the checkpoints; a run whose checkpoint is gone is trained again from 0."""
+    """Go on from the checkpoints; if one is gone, the runs are trained again from the start."""
+    some = [runs[k] for k in part]
     if unit.from_epoch == 0:
-        return trainer.start([runs[k] for k in part])
-    states = []
-    for k in part:
-        path = unit.checkpoint(unit.names[k])
-        if path.exists():
-            state = load_run(path)
-            if state.epoch == unit.from_epoch:
-                states.append(state)
-                continue
-        _, state = trainer.train([runs[k]], trainer.start([runs[k]]), unit.from_epoch)
-        states.append(state)
-    return PopulationState.join(states)
+        return trainer.start(some)
+    paths = [unit.checkpoint(unit.names[k], unit.from_epoch) for k in part]
+    if all(path.exists() for path in paths):
+        return PopulationState.join([load_run(path) for path in paths])
+    return trainer.train(some, trainer.start(some), unit.from_epoch)[1]
 
 
 def _parts(n_runs: int, chunk: int) -> list[range]:

@@ -111,6 +111,25 @@ def test_other_samplers_repeat_too(sampler: str, tmp_path: Path) -> None:
     assert drive(tmp_path / "a", sampler=sampler) == drive(tmp_path / "b", sampler=sampler)
 
 
+@pytest.mark.parametrize(
+    ("pruner", "ladders"),
+    [
+        ("none", {(9,)}),
+        ("median", {(1,), (1, 3), (1, 3, 9)}),
+        ("hyperband", {(1,), (1, 3), (1, 3, 9), (3,), (3, 9), (9,)}),
+    ],
+)
+def test_every_pruner_tells_all_trials(
+    pruner: str, ladders: set[tuple[int, ...]], home: Path
+) -> None:
+    drive(home, pruner=pruner)
+    trials = read_study(Home.find(home), "s").trials
+    assert len(trials) == 12
+    assert all(t.state.is_finished() for t in trials)
+    assert {tuple(t.intermediate_values) for t in trials} <= ladders
+    assert (9,) in {tuple(t.intermediate_values)[-1:] for t in trials}
+
+
 @pytest.mark.parametrize("units_done", [0, 1, 3, 6])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_interrupted_at_any_unit_it_ends_the_same(

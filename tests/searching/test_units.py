@@ -51,7 +51,7 @@ def test_running_a_unit_again_gives_the_same_results(unit: WorkUnit) -> None:
 def test_stopping_at_a_rung_changes_nothing(unit: WorkUnit) -> None:
     whole = run_unit(unit)
     run_unit(dataclasses.replace(unit, to_epoch=1))
-    assert unit.checkpoint("1").exists()
+    assert unit.checkpoint("1", 1).exists()
     rest = run_unit(dataclasses.replace(unit, from_epoch=1))
     assert without_times(rest) == without_times(whole)
 
@@ -74,7 +74,7 @@ def test_survivors_of_different_units_are_packed_together(unit: WorkUnit) -> Non
 def test_lost_checkpoint_is_trained_again(unit: WorkUnit) -> None:
     whole = run_unit(unit)
     run_unit(dataclasses.replace(unit, to_epoch=2))
-    unit.checkpoint("0").unlink()
+    unit.checkpoint("0", 2).unlink()
     rest = run_unit(dataclasses.replace(unit, from_epoch=2))
     assert without_times(rest) == without_times(whole)
 

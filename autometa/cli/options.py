@@ -201,7 +201,12 @@ TrackingUri = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")]
-Seed = Annotated[int, typer.Option(callback=at_least(0), help="Seed of everything random.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        callback=at_least(0), help="Seed of suggestions and training; the split of the rows stays."
+    ),
+]
 MaxEpochs = Annotated[
     int,
     typer.Option(callback=at_least(1), help="Passes over the training rows of a full training."),

@@ -128,39 +128,39 @@ class SearchLoop:
         if result.chunk is not None:
             self._chunks[lives[numbers[0]].shape] = result.chunk
             self._handle.set_attr("chunks", self._chunks)
-        told: list[int] = []
-        alive: list[int] = []
+        reported: list[int] = []
         for number, found in zip(numbers, result.results, strict=True):
             if found.reason is None and found.value is not None:
                 self._report(number, lives[number], found, found.value)
-                alive.append(number)
+                reported.append(number)
             else:
                 reason = found.reason or "The run has no score."
                 self._tell(number, lives[number], TrialState.FAIL, None, reason)
-                told.append(number)
-        for number in alive:
-            live = lives[number]
-            if live.epoch == self._settings.max_epochs:
-                value = self._values(number, live)[number]
-                self._tell(number, live, TrialState.COMPLETE, value, None)
-                told.append(number)
-            elif number in decide(self._settings.pruner, self._values(number, live)):
-                self._waiting[number] = live
-            else:
-                value = self._values(number, live)[number]
-                self._tell(number, live, TrialState.PRUNED, value, None)
-                told.append(number)
+        for number in reported:  # once the whole unit is in
+            self._promote(number, lives[number])
         self._handle.commit()
         for name in unit.names:  # what the unit started from, and what a told trial left
             checkpoint_path(self._checkpoints, name, unit.from_epoch).unlink(missing_ok=True)
-        for number in told:
-            path = checkpoint_path(self._checkpoints, str(number), unit.to_epoch)
-            path.unlink(missing_ok=True)
+            if int(name) not in self._waiting:
+                checkpoint_path(self._checkpoints, name, unit.to_epoch).unlink(missing_ok=True)
         self._announce()
+
+    def _promote(self, number: int, live: _Live) -> None:
+        """Decide what becomes of a trial at its rung."""
+        values = self._values(number, live)
+        if live.epoch == self._settings.max_epochs:
+            self._tell(number, live, TrialState.COMPLETE, values[number], None)
+        elif number in decide(self._settings.pruner, values):
+            live.trial.set_user_attr("kept", live.epoch)
+            self._waiting[number] = live
+        else:
+            self._tell(number, live, TrialState.PRUNED, values[number], None)
 
     def _restore(self) -> None:
         """Take over what an earlier driver left in the study."""
         for frozen in self._handle.trials():
+            if frozen.state == TrialState.WAITING:  # enqueued by someone, not asked for yet
+                continue
             self._total += 1
             arm = frozen.user_attrs.get("arm", "sharing")
             place = bracket(self._settings.pruner, frozen.number, self._settings.max_epochs)
@@ -175,7 +175,10 @@ class SearchLoop:
         for trial in self._handle.revive(self._sampler):
             live = self._configure(trial, trial.user_attrs["arm"])
             live.epoch = max(reported[trial.number], default=0)
-            self._waiting[trial.number] = live
+            if live.epoch == trial.user_attrs.get("kept", 0):
+                self._waiting[trial.number] = live
+            else:  # killed while it wrote a unit's results: the decision is missing
+                self._promote(trial.number, live)
         self._handle.commit()
 
     def _ask(self) -> None:

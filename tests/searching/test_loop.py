@@ -61,7 +61,7 @@ def drive(
 def rows(home: Path) -> Rows:
     study = read_study(Home.find(home), "s")
     return [
-        (t.number, t.state.name, t.values, t.params, t.intermediate_values, t.user_attrs["tasks"])
+        (t.number, t.state.name, t.values, t.params, t.intermediate_values)
         if t.state == TrialState.COMPLETE
         else (t.number, t.state.name, t.params, t.intermediate_values)
         for t in study.trials
@@ -147,6 +147,38 @@ def test_interrupted_at_any_unit_it_ends_the_same(
 
     drive(home, run=stop)
     assert drive(home, resume=True) == straight
+
+
+@pytest.mark.parametrize("epoch", [1, 9])
+def test_results_that_were_half_written_are_decided_on_resume(home: Path, epoch: int) -> None:
+    """A kill can leave a trial's report without what was decided on it."""
+
+    def stop(loop: SearchLoop) -> None:
+        unit = loop.next_unit()
+        assert isinstance(unit, WorkUnit)
+        loop._running[int(unit.names[0])].trial.report(0.5, epoch)
+
+    drive(home, run=stop)
+    found = drive(home, resume=True)
+    assert len(found) == 12
+    assert {row[1] for row in found} <= {"COMPLETE", "PRUNED"}
+    trials = read_study(Home.find(home), "s").trials
+    (half,) = [t for t in trials if t.intermediate_values.get(epoch) == 0.5]
+    if epoch == 9:
+        assert half.state == TrialState.COMPLETE
+        assert half.value == 0.5
+
+
+def test_trials_that_someone_enqueued_are_run(home: Path) -> None:
+    def enqueue(loop: SearchLoop) -> None:
+        loop._handle.study.enqueue_trial({"optimizer.lr": 0.0123})
+
+    drive(home, run=enqueue)
+    drive(home, resume=True)
+    trials = read_study(Home.find(home), "s").trials
+    assert len(trials) == 12
+    assert trials[0].params["optimizer.lr"] == 0.0123
+    assert trials[0].state.is_finished()
 
 
 def test_resuming_with_a_larger_total_goes_on(straight: Rows, home: Path) -> None:

@@ -283,18 +283,26 @@ def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
 
 
 def describe_sharing(config: TrialConfig) -> str:
-    """How a configuration shares, in a few words: "hard sharing (2 of 3 blocks, FiLM)"."""
+    """How a configuration shares, in a few words: "hard sharing (2 of 3 blocks shared)"."""
     flat = config.flat()
+    kind = flat["sharing.kind"]
     details = []
-    if flat["sharing.kind"] == "hard":
+    if kind == "hard":
         depth = flat["backbone.depth"]
         split = flat["sharing.split_at"]
         details.append(f"{depth if split is None else split} of {depth} blocks shared")
+    if kind == "soft":
+        details.append(f"tie {flat['sharing.tie']:.2g}")
+    if kind == "cross_stitch":
+        details.append(f"one unit a {flat['sharing.units']}")
+    if kind == "sluice":
+        details.append(f"{flat['sharing.subspaces']} subspaces")
     if flat["conditioning.kind"] != "none":
         details.append(f"{flat['conditioning.kind']} conditioning at {flat['conditioning.at']}")
     if flat["head"] == "single_head":
         details.append("one head for all tasks")
-    return f"{flat['sharing.kind']} sharing ({', '.join(details)})"
+    name = f"{kind.replace('_', '-')} sharing"
+    return f"{name} ({', '.join(details)})" if details else name
 
 
 def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:

@@ -135,6 +135,13 @@ def check(config: TrialConfig, problem: Problem) -> None:
     sharing: Any = config.sharing
     mechanism = SHARING[sharing.kind]
     mechanism.check(sharing, problem, len(backbone.blocks))
+    mechanism.check_backbone(sharing, backbone)
+    if mechanism.mixes_tasks and config.conditioning.kind != "none":
+        raise ConfigError(
+            f"Parameter `conditioning.kind` should be `none` with `sharing.kind = {sharing.kind}`: "
+            "every row passes through the networks of all tasks, so there is not one task to tell "
+            f"them. Found `conditioning.kind = {config.conditioning.kind}`."
+        )
     if config.head == "single_head":
         if len(set(zip(problem.kinds, problem.n_outputs, strict=True))) > 1:
             raise ConfigError(

@@ -177,6 +177,12 @@ def test_sharing_is_described_in_words() -> None:
     assert describe_sharing(config) == (
         "hard sharing (2 of 3 blocks shared, multiplicative conditioning at last)"
     )
+    for values, words in (
+        ({"sharing.kind": "soft", "sharing.tie": 0.0123}, "soft sharing (tie 0.012)"),
+        ({"sharing.kind": "cross_stitch"}, "cross-stitch sharing (one unit a layer)"),
+        ({"sharing.kind": "sluice"}, "sluice sharing (2 subspaces)"),
+    ):
+        assert describe_sharing(TrialConfig.from_flat(values)) == words
 
 
 def _home(result: SearchResult) -> Path:

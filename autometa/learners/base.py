@@ -39,6 +39,8 @@ class Learner(ABC):
 
     Config: ClassVar[type[Config]]
     problem: Problem
+    #: towers that a row of a grouped suite passes through (all, where towers mix)
+    towers_per_row: int = 1
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -57,6 +59,15 @@ class Learner(ABC):
         self, params: Params, buffers: Params, batch: Batch, step: Step
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " task"], Params]:
         """Objective of a batch, the loss of each task in it, and the buffers after it."""
+
+    @property
+    def update_every(self) -> int:
+        """Optimizer steps between calls of `after_step`; 0 where there is nothing to renew."""
+        return 0
+
+    def after_step(self, params: Params, buffers: Params) -> Params:
+        """Buffers renewed from θ after an optimizer step, without gradient."""
+        return buffers
 
     @abstractmethod
     def predict(

@@ -37,6 +37,7 @@ class Joint(Learner):
     ) -> None:
         self.problem = problem
         self.network = network
+        self.towers_per_row = problem.n_tasks if network.mixes_tasks else 1
         self._conditioning = conditioning
         self._balancer = balancer
         self._class_mask = problem.class_mask()
@@ -69,8 +70,15 @@ class Joint(Learner):
         rows = row_losses(self.problem, at_least_float32(out), batch.y)
         losses, present = task_losses(rows, batch.mask)
         total = self._balancer.combine(subset(params, "balancing"), losses, present, batch.tasks)
-        penalty = self.network.penalty(params, step)
+        penalty = self.network.penalty(params, buffers, step)
         return total if penalty is None else total + penalty, losses, buffers
+
+    @property
+    def update_every(self) -> int:
+        return self.network.update_every if self.network.updates_buffers else 0
+
+    def after_step(self, params: Params, buffers: Params) -> Params:
+        return self.network.after_step(params, buffers)
 
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         return at_least_float32(self._forward(params, buffers, x, tasks, Step())[0])

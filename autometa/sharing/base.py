@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from autometa.config import Config
-from autometa.networks import Parts, Problem, Step
+from autometa.networks import Backbone, Parts, Problem, Step
 from autometa.networks.layers import Modulation
 
 Role = Literal["shared", "task", "mixing"]
@@ -22,13 +22,18 @@ Params = dict[str, Tensor]
 class Sharing(ABC):
     """Which parameters the tasks share. Functional: parameters and buffers are passed in.
 
-    Leaves with role `task` have the task as their first dimension; `shared` leaves have none;
-    `mixing` leaves combine towers and may have their own learning-rate multiplier.
+    Leaves with role `task` have the task as their first dimension; `shared` leaves have none (in a
+    tree they may have one for groups of tasks);
+    `mixing` leaves combine towers, are named `mixing.…` and are trained without weight decay at
+    the learning rate times the run's `mixing_lr`.
     """
 
     Config: ClassVar[type[Config]]
     #: passes each task's rows through the towers of all tasks (cost T²)
+    #: (such towers take no conditioning: a row belongs to one task and passes through all)
     mixes_tasks: ClassVar[bool] = False
+    #: has buffers that `after_step` renews every `update_every` optimizer steps
+    updates_buffers: ClassVar[bool] = False
     #: can serve a task it was not trained on
     extends_to_new_tasks: ClassVar[bool] = False
 
@@ -38,6 +43,10 @@ class Sharing(ABC):
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
         """Raise ConfigError when this mechanism cannot be built; nothing by default."""
+
+    @classmethod
+    def check_backbone(cls, config: Any, backbone: Backbone) -> None:
+        """Raise ConfigError when it cannot be built of these blocks; nothing by default."""
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -70,9 +79,21 @@ class Sharing(ABC):
     def roles(self) -> dict[str, Role]:
         """The role of every leaf."""
 
-    def penalty(self, params: Params, step: Step) -> Float[Tensor, ""] | None:
+    def penalty(self, params: Params, buffers: Params, step: Step) -> Float[Tensor, ""] | None:
         """A regulariser added to the loss."""
         return None
+
+    @property
+    def update_every(self) -> int:
+        """Optimizer steps between calls of `after_step`; alike in all runs of one shape key."""
+        return 1
+
+    def after_step(self, params: Params, buffers: Params) -> Params:
+        """Buffers renewed from the parameters after an optimizer step, without gradient.
+
+        Called for mechanisms with `updates_buffers` only; must not wait for the device.
+        """
+        return buffers
 
 
 def subset(params: Params, prefix: str) -> Params:

@@ -1,15 +1,15 @@
 """AdamW and SGD over stacked parameters: one row a run, rates and decay per run.
 
-The leaves of a run are one row of a matrix [run, P], those with weight decay first, so torch's
-fused kernels update a run in two calls whatever the number of leaves: one pass over memory, where
-the same arithmetic written with tensor operations takes about ten.
+The leaves of a run are one row of a matrix [run, P] in up to three segments, so torch's fused
+kernels update a run in two or three calls whatever the number of leaves: one pass over memory,
+where the same arithmetic written with tensor operations takes about ten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -22,11 +22,25 @@ Matrix = Float[Tensor, "run parameter"]
 
 @dataclass(frozen=True)
 class Rates:
-    """The numbers of one run at one step; `lr` includes the schedule."""
+    """The numbers of one run at one step.
+
+    Attributes:
+        lr: includes the schedule.
+        mixing: multiplies `lr` for the leaves that mix towers.
+    """
 
     lr: float
     weight_decay: float
     momentum: float
+    mixing: float = 1.0
+
+
+class Segments(NamedTuple):
+    """How many of a row's numbers have weight decay, none, and none but a rate of their own."""
+
+    decayed: int
+    plain: int
+    mixing: int
 
 
 class Optimizer(Protocol):
@@ -40,14 +54,14 @@ class Optimizer(Protocol):
         grads: Matrix,
         state: dict[str, Matrix],
         rates: Sequence[Rates],
-        decayed: int,
+        segments: Segments,
         step: int,
     ) -> None:
         """Update `values` and `state` in place.
 
         Args:
             rates: one a run.
-            decayed: how many of the first parameters have weight decay.
+            segments: what lies where in a row.
             step: counts from 1.
         """
 
@@ -67,12 +81,12 @@ class AdamW:
         grads: Matrix,
         state: dict[str, Matrix],
         rates: Sequence[Rates],
-        decayed: int,
+        segments: Segments,
         step: int,
     ) -> None:
         taken = torch.tensor(float(step - 1), device=values.device)
         for k, run in enumerate(rates):
-            for part, decay in _parts(decayed, run.weight_decay):
+            for part, lr, decay in _parts(segments, run):
                 adamw(
                     [values[k, part]],
                     [grads[k, part]],
@@ -84,7 +98,7 @@ class AdamW:
                     amsgrad=False,
                     beta1=0.9,
                     beta2=0.999,
-                    lr=run.lr,
+                    lr=lr,
                     weight_decay=decay,
                     eps=1e-8,
                     maximize=False,
@@ -102,11 +116,11 @@ class SGD:
         grads: Matrix,
         state: dict[str, Matrix],
         rates: Sequence[Rates],
-        decayed: int,
+        segments: Segments,
         step: int,
     ) -> None:
         for k, run in enumerate(rates):
-            for part, decay in _parts(decayed, run.weight_decay):
+            for part, lr, decay in _parts(segments, run):
                 sgd(
                     [values[k, part]],
                     [grads[k, part]],
@@ -114,15 +128,22 @@ class SGD:
                     fused=True,
                     weight_decay=decay,
                     momentum=run.momentum,
-                    lr=run.lr,
+                    lr=lr,
                     dampening=0.0,
                     nesterov=False,
                     maximize=False,
                 )
 
 
-def _parts(decayed: int, weight_decay: float) -> tuple[tuple[slice, float], ...]:
-    return (slice(0, decayed), weight_decay), (slice(decayed, None), 0.0)
+def _parts(segments: Segments, run: Rates) -> list[tuple[slice, float, float]]:
+    """Place, learning rate and weight decay of every segment that is not empty."""
+    found, start = [], 0
+    how = ((run.lr, run.weight_decay), (run.lr, 0.0), (run.lr * run.mixing, 0.0))
+    for size, (lr, decay) in zip(segments, how, strict=True):
+        if size:
+            found.append((slice(start, start + size), lr, decay))
+        start += size
+    return found
 
 
 OPTIMIZERS: dict[str, type[AdamW] | type[SGD]] = {"adamw": AdamW, "sgd": SGD}

@@ -219,9 +219,13 @@ class _Stack:
                 packed,
                 self.state.slots,
                 self._at(step),
-                self._layout.decayed,
+                self._layout.segments,
                 step,
             )
+            every = self._learner.update_every
+            if every and step % every == 0:
+                leaves = self._layout.unpack(self.state.values)
+                buffers = vmap(self._learner.after_step)(leaves, buffers)
             self.state.buffers = buffers
         return losses.detach()
 
@@ -248,10 +252,13 @@ class _Stack:
         """The rates of one step (counted from 1) under each run's schedule."""
         fraction = min(1.0, (step - 1) / self._total_steps)
         cosine = 0.5 * (1.0 + math.cos(math.pi * fraction))
-        return [
-            Rates(o.lr * (cosine if o.schedule == "cosine" else 1.0), o.weight_decay, o.momentum)
-            for o in (run.config.optimizer for run in self.runs)
-        ]
+        found = []
+        for run in self.runs:
+            o, sharing = run.config.optimizer, run.config.sharing
+            lr = o.lr * (cosine if o.schedule == "cosine" else 1.0)
+            mixing = getattr(sharing, "mixing_lr", 1.0)
+            found.append(Rates(lr, o.weight_decay, o.momentum, mixing))
+        return found
 
     def _run_rates(self) -> dict[str, Tensor]:
         rates = [run.config.rates() for run in self.runs]

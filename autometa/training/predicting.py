@@ -55,7 +55,7 @@ def predict(
             return torch.cat(parts, dim=2).numpy()
         out = torch.empty(n_runs, len(x), width, dtype=torch.float32)
         slots = into_slots(task)
-        size = max(1, _CELLS // (n_runs * slots.rows.shape[1]))
+        size = max(1, _CELLS // (n_runs * slots.rows.shape[1] * learner.towers_per_row))
         pieces = zip(
             slots.rows.split(size), slots.valid.split(size), slots.tasks.split(size), strict=True
         )

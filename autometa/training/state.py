@@ -18,6 +18,7 @@ from torch import Tensor
 
 from autometa.errors import InfrastructureError
 from autometa.sharing import Params
+from autometa.training.optimizers import Segments
 from autometa.trial import TrialConfig
 
 
@@ -32,20 +33,22 @@ class Run:
 class Layout:
     """Where each leaf of one model lies in a row of P numbers.
 
-    Leaves with weight decay come first: weight matrices, not biases, embeddings or the balancer's.
+    Leaves with weight decay come first (weight matrices, not biases, embeddings or the
+    balancer's), those that mix towers last.
 
     Attributes:
         shapes: leaf → shape, in the order of the row.
-        decayed: how many of the first numbers have weight decay.
+        segments: how many numbers the optimizer treats alike.
     """
 
     def __init__(self, leaves: Params) -> None:
-        names = sorted(leaves, key=lambda name: not _decays(name))
+        names = sorted(leaves, key=_segment)
         self.shapes = {name: tuple(leaves[name].shape) for name in names}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self.decayed = sum(
-            size for name, size in zip(names, self._sizes, strict=True) if _decays(name)
-        )
+        counts = [0, 0, 0]
+        for name, size in zip(names, self._sizes, strict=True):
+            counts[_segment(name)] += size
+        self.segments = Segments(*counts)
 
     def pack(self, leaves: Params) -> Tensor:
         """Stacked leaves [run, …] (or leaves of one model) to rows [run, P] (or [P])."""
@@ -64,8 +67,11 @@ class Layout:
         }
 
 
-def _decays(name: str) -> bool:
-    return name.endswith(".weight") and not name.startswith("embedding.")
+def _segment(name: str) -> int:
+    """The place in `Segments` of a leaf."""
+    if name.startswith("mixing."):
+        return 2
+    return 0 if name.endswith(".weight") and not name.startswith("embedding.") else 1
 
 
 @dataclass

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from autometa.networks import Problem, Step
 from autometa.networks.keys import new_key
-from tests.contracts.variants import Variant, variants
+from tests.contracts.variants import Variant, permuted_tasks, variants
 from tests.small import draw, gradients, make_batch, trainable
 
 VARIANTS = variants()
@@ -64,11 +64,13 @@ def test_roles_name_every_leaf(variant: Variant):
     for name, role in roles.items():
         if role == "task":
             assert params[name].shape[0] == variant.problem.n_tasks, name
+        # the trainer knows by the name which leaves have `mixing_lr`
+        assert (role == "mixing") == name.startswith("mixing."), name
 
 
 def test_a_task_does_not_touch_the_parameters_of_others(variant: Variant):
     learner = variant.learner()
-    if getattr(type(learner.network), "mixes_tasks", False):
+    if type(learner.network).mixes_tasks:
         pytest.skip("each task passes through all towers")
     params, buffers = draw(learner)
     params = trainable(params)
@@ -96,11 +98,16 @@ def test_permuting_tasks_permutes_outputs(variant: Variant):
         kinds=tuple(problem.kinds[t] for t in order),
         n_outputs=tuple(problem.n_outputs[t] for t in order),
     )
-    learner, other = variant.learner(), variant.learner(moved)
+    learner = variant.learner()
     params, buffers = draw(learner)
     roles = learner.roles()
-    assert "mixing" not in roles.values(), "say here how mixing leaves are permuted"
-    permuted = {n: leaf[order] if roles[n] == "task" else leaf for n, leaf in params.items()}
+    values, permuted = permuted_tasks(variant.values, params, roles, order.tolist())
+    other = Variant(moved, values).learner()
+    other_buffers = draw(other)[1]
+    for name in (n for n, role in roles.items() if role == "mixing"):
+        for dim, size in enumerate(params[name].shape):
+            if size == problem.n_tasks:  # 3: no other dimension here is
+                permuted[name] = permuted[name].index_select(dim, order)
     batch = make_batch(problem)
     if problem.layout == "grouped":  # the same slots, under their tasks' new numbers
         batch = batch._replace(tasks=order.argsort()[batch.tasks])
@@ -111,10 +118,10 @@ def test_permuting_tasks_permutes_outputs(variant: Variant):
         batch = batch._replace(y=batch.y[order], mask=batch.mask[order])
         pick = order
     expected = learner.predict(params, buffers, original.x, original.tasks)
-    found = other.predict(permuted, buffers, batch.x, batch.tasks)
+    found = other.predict(permuted, other_buffers, batch.x, batch.tasks)
     assert_close(found, expected[pick], **EXACT)
     total, losses, _ = learner.loss(params, buffers, original, Step())
-    total_2, losses_2, _ = other.loss(permuted, buffers, batch, Step())
+    total_2, losses_2, _ = other.loss(permuted, other_buffers, batch, Step())
     assert_close(losses_2, losses[pick], **EXACT)
     assert_close(total_2, total, **EXACT)
 

@@ -17,12 +17,12 @@ from torch.testing import assert_close
 from autometa.learners import Batch
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
-from autometa.sharing import Params
+from autometa.sharing import SHARING, Params
 from autometa.tasks import TaskSuite
 from autometa.training.batches import GroupedRows, plan_aligned
 from autometa.training.population import Run, Trainer
 from autometa.training.state import Layout, PopulationState, load_run, save_run
-from autometa.trial import build
+from autometa.trial import TrialConfig, build
 from tests.contracts.variants import suite_kinds, training_settings
 from tests.small import double_precision, in_double, make_config, make_suite
 
@@ -46,9 +46,17 @@ def make_runs(values: dict[str, object], n: int = 3) -> list[Run]:
     for k in range(n):
         own = {f"optimizer.{name}": value for name, value in PER_RUN[k % 3].items()}
         config = make_config({"backbone.dropout": DROPOUT[k % 3], **own, **values})
+        config = make_config({**config.flat(), **own_sharing(config, k), **values})
         runs.append(Run(config, seed=11 + 7 * k))
     assert len({run.config.shape_key() for run in runs}) == 1
     return runs
+
+
+def own_sharing(config: TrialConfig, k: int) -> dict[str, float]:
+    """The numbers of the sharing mechanism that may differ between runs, different in run `k`."""
+    fields = type(config.sharing).model_fields
+    names = [n for n, f in fields.items() if (f.json_schema_extra or {}).get("per_run")]
+    return {f"sharing.{n}": getattr(config.sharing, n) * (0.5, 1.0, 0.8)[k % 3] for n in names}
 
 
 class Reference:
@@ -63,9 +71,13 @@ class Reference:
         self.params = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
         o = run.config.optimizer
         decays = [n for n in params if n.endswith(".weight") and not n.startswith("embedding.")]
+        mixes = [n for n, role in self.learner.roles().items() if role == "mixing"]
+        others = [n for n in params if n not in {*decays, *mixes}]
+        mixing_lr = o.lr * getattr(run.config.sharing, "mixing_lr", 1.0)
         groups = [
             {"params": [self.params[n] for n in decays], "weight_decay": o.weight_decay},
-            {"params": [p for n, p in self.params.items() if n not in decays], "weight_decay": 0.0},
+            {"params": [self.params[n] for n in others], "weight_decay": 0.0},
+            {"params": [self.params[n] for n in mixes], "weight_decay": 0.0, "lr": mixing_lr},
         ]
         self.optimizer: torch.optim.Optimizer
         if o.kind == "adamw":
@@ -121,6 +133,10 @@ class Reference:
                 for leaf in self.params.values():
                     leaf.grad *= factor
                 self.optimizer.step()
+                every = self.learner.update_every
+                if every and step % every == 0:
+                    leaves = {name: leaf.detach() for name, leaf in self.params.items()}
+                    self.buffers = self.learner.after_step(leaves, self.buffers)
                 self.scheduler.step()
                 losses.append(loss.item())
         return sum(losses) / len(losses)
@@ -153,6 +169,8 @@ def test_fused_is_one_by_one(values, kind):
             weights, slots = leaves_of(state, reference.params)
             for name, leaf in reference.params.items():
                 assert_close(weights[name][k], leaf.detach(), rtol=1e-7, atol=1e-9)
+            for name, buffer in reference.buffers.items():
+                assert_close(state.buffers[name][k], buffer, rtol=1e-7, atol=1e-9)
             for slot, stacked in slots.items():
                 for name, expected in reference.slot(names[slot]).items():
                     assert_close(stacked[name][k], expected, rtol=1e-6, atol=1e-9)
@@ -166,10 +184,12 @@ def test_fused_is_one_by_one(values, kind):
 @every_case
 def test_a_run_is_the_same_in_every_bundle(values, kind):
     """To the bit, except where torch sums in another order: convolutions (K runs are a grouped
-    convolution), and towers on the shared rows of an aligned suite when K = 1."""
+    convolution), and towers on rows that they share when K = 1 (those of an aligned suite; all rows
+    where towers mix)."""
     suite = make_suite(kind)
     runs = make_runs(values, 8)
-    towers = "independent" in values.values() or values.get("sharing.split_at", 2) < 2
+    kind_of_sharing = values.get("sharing.kind", "hard")
+    towers = kind_of_sharing != "hard" or values.get("sharing.split_at", 2) < 2
     trainer = Trainer(suite, 2, CPU)
 
     def train(picked: list[int]) -> tuple[list[float | None], Tensor]:
@@ -180,7 +200,8 @@ def test_a_run_is_the_same_in_every_bundle(values, kind):
     scores, all_values = train(list(range(8)))
     for picked in ([4], [7, 4, 0]):
         found, weights = train(picked)
-        alone = len(picked) == 1 and kind == "aligned" and towers
+        shared_rows = kind == "aligned" or SHARING[kind_of_sharing].mixes_tasks
+        alone = len(picked) == 1 and shared_rows and towers
         if kind != "image" and not alone:
             assert found == [scores[k] for k in picked]
             assert torch.equal(weights, all_values[picked])

@@ -10,6 +10,7 @@ from typing import Any
 
 from autometa.learners import Learner
 from autometa.networks import Problem
+from autometa.sharing import SHARING, Params, Role
 from tests.small import IMAGE, TABLE, make_learner, make_problem, same_kind
 
 Values = dict[str, Any]
@@ -21,6 +22,12 @@ BACKBONE_SETTINGS: dict[str, list[Values]] = {
 SHARING_SETTINGS: dict[str, list[Values]] = {
     "independent": [{}],
     "hard": [{}, {"sharing.split_at": 1}, {"sharing.split_at": 0}],
+    "tree": [{}, {"sharing.partitions": "010/012"}, {"sharing.partitions": "011/011"}],
+    "soft": [{}],
+    "cross_stitch": [{}, {"sharing.units": "channel"}],
+    "sluice": [{}, {"sharing.subspaces": 4}],
+    "mtan": [{}],
+    "deep_relation": [{"sharing.update_every": 1}, {"sharing.split_at": 0}],
 }
 LEARNER_SETTINGS: dict[str, list[Values]] = {"joint": [{}]}
 BALANCING_SETTINGS: dict[str, list[Values]] = {"equal": [{}], "uncertainty": [{}]}
@@ -28,6 +35,7 @@ OPTIMIZER_SETTINGS: dict[str, list[Values]] = {
     "adamw": [{}],
     "sgd": [{}, {"optimizer.momentum": 0.0}],
 }
+PARTITIONS = "sharing.partitions"
 #: input shape a backbone is tested on
 FEATURES = {"conv": IMAGE}
 
@@ -48,6 +56,27 @@ class Variant:
         return "-".join([self.problem.layout, shape, *named])
 
 
+def permuted_tasks(
+    values: Values, params: Params, roles: dict[str, Role], order: list[int]
+) -> tuple[Values, Params]:
+    """The same network for tasks in another order: settings and leaves.
+
+    A group of a tree is numbered by its first task, so groups may change their numbers.
+    """
+    moved = {n: leaf[order] if roles[n] == "task" else leaf for n, leaf in params.items()}
+    if PARTITIONS not in values:
+        return values, moved
+    parts = []
+    for block, part in enumerate(values[PARTITIONS].split("/")):
+        old = list(dict.fromkeys(part[task] for task in order))
+        parts.append("".join(str(old.index(part[task])) for task in order))
+        if 1 < len(old) < len(order):
+            for name in moved:
+                if name.startswith((f"blocks.{block}.", f"conditioning.{block}.")):
+                    moved[name] = moved[name][[int(group) for group in old]]
+    return {**values, PARTITIONS: "/".join(parts)}, moved
+
+
 def _settings(axis: str, table: dict[str, list[Values]]) -> list[Values]:
     return [{f"{axis}.kind": kind, **more} for kind, found in table.items() for more in found]
 
@@ -62,6 +91,8 @@ def variants() -> list[Variant]:
             for sharing in sharings if len(backbone) == 1 else [{}]:
                 out.append(Variant(make_problem(layout, shape), {**backbone, **sharing}))
         for sharing in _settings("sharing", SHARING_SETTINGS):
+            if SHARING[sharing["sharing.kind"]].mixes_tasks:
+                continue  # such towers take no conditioning
             kind = "concat" if layout == "aligned" else "multiplicative"
             out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
         how = {"backbone.kind": "conv", "conditioning.kind": "multiplicative"}
@@ -90,6 +121,7 @@ def training_settings() -> list[Values]:
         *_settings("optimizer", OPTIMIZER_SETTINGS),
         {"conditioning.kind": "multiplicative"},
         {"conditioning.kind": "concat"},
+        {"backbone.kind": "conv", "sharing.kind": "sluice"},
     ]
 
 
@@ -97,5 +129,6 @@ def suite_kinds(values: Values) -> list[str]:
     """The suites of `tests.small.make_suite` that a setting is trained on."""
     if values.get("backbone.kind") == "conv":
         return ["image"]
-    both = "sharing.kind" in values and "sharing.split_at" not in values
+    # grouped: two tasks
+    both = "sharing.kind" in values and not values.keys() & {"sharing.split_at", PARTITIONS}
     return ["aligned", "grouped"] if both else ["aligned"]

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from autometa.training import population
-from autometa.training.optimizers import OPTIMIZERS, SGD, Rates
+from autometa.training.optimizers import OPTIMIZERS, SGD, Rates, Segments
 from autometa.training.population import Run, Trainer
 from tests.small import make_config, make_suite
 
-RATES = [Rates(1e-2, 0.1, 0.9), Rates(1e-1, 0.0, 0.0), Rates(1e-3, 1.0, 0.5)]
-DECAYED = 4
+RATES = [Rates(1e-2, 0.1, 0.9), Rates(1e-1, 0.0, 0.0, 3.0), Rates(1e-3, 1.0, 0.5, 20.0)]
 
 
+@pytest.mark.parametrize("segments", [(4, 3, 0), (4, 1, 2), (0, 5, 2), (7, 0, 0)])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_equals_torch(kind):
+def test_equals_torch(kind, segments):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 7, generator=generator, dtype=torch.float64)
     grads = torch.randn(6, 3, 7, generator=generator, dtype=torch.float64)
@@ -28,12 +28,13 @@ def test_equals_torch(kind):
     update = OPTIMIZERS[kind]()
     state = {name: torch.zeros_like(values) for name in update.slots}
     for step in range(6):
-        update.update(values, grads[step].clone(), state, RATES, DECAYED, step + 1)
+        update.update(values, grads[step].clone(), state, RATES, Segments(*segments), step + 1)
     for k, rates in enumerate(RATES):
-        leaves = [part.clone().requires_grad_() for part in start[k].split([DECAYED, 3])]
+        leaves = [part.clone().requires_grad_() for part in start[k].split(segments)]
+        own = [(rates.lr, rates.weight_decay), (rates.lr, 0.0), (rates.lr * rates.mixing, 0.0)]
         groups = [
-            {"params": [leaf], "weight_decay": decay}
-            for leaf, decay in zip(leaves, (rates.weight_decay, 0.0), strict=True)
+            {"params": [leaf], "lr": lr, "weight_decay": decay}
+            for leaf, (lr, decay) in zip(leaves, own, strict=True)
         ]
         reference: torch.optim.Optimizer
         if kind == "adamw":
@@ -41,7 +42,7 @@ def test_equals_torch(kind):
         else:
             reference = torch.optim.SGD(groups, lr=rates.lr, momentum=rates.momentum)
         for step in range(6):
-            for leaf, grad in zip(leaves, grads[step, k].split([DECAYED, 3]), strict=True):
+            for leaf, grad in zip(leaves, grads[step, k].split(segments), strict=True):
                 leaf.grad = grad.clone()
             reference.step()
         assert_close(values[k], torch.cat(leaves).detach(), rtol=1e-10, atol=1e-12)
@@ -52,9 +53,9 @@ class Spy(SGD):
 
     seen: list[tuple[Sequence[Rates], Tensor, int]]
 
-    def update(self, values, grads, state, rates, decayed, step):
+    def update(self, values, grads, state, rates, segments, step):
         self.seen.append((rates, grads.clone(), step))
-        super().update(values, grads, state, rates, decayed, step)
+        super().update(values, grads, state, rates, segments, step)
 
 
 @pytest.fixture
@@ -119,3 +120,34 @@ def test_no_decay_for_biases_embeddings_and_balancing():
     kept = {n for n in leaves if n.endswith(".bias")}
     kept |= {"embedding.weight", "balancing.log_variance"}
     assert set(leaves) - changed == kept
+
+
+def test_leaves_that_mix_have_their_own_rate_and_no_decay(spied):
+    values = {
+        "sharing.kind": "cross_stitch",
+        "optimizer.kind": "sgd",
+        "optimizer.lr": 1e-3,
+        "optimizer.clip": 1e9,
+        "optimizer.batch_size": 64,
+    }
+    names = ("sharing.mixing_lr", "optimizer.weight_decay")
+    runs = [
+        Run(make_config({**values, **dict(zip(names, own, strict=True))}), 0)
+        for own in ((1.0, 0.0), (50.0, 0.0), (1.0, 10.0))
+    ]
+    trainer = Trainer(make_suite(), 1, torch.device("cpu"))
+    start = trainer.start(runs)
+    before = start.values.clone()
+    _, state = trainer.train(runs, start, 1)  # one step
+    learner = population.build(runs[0].config, trainer.problem)
+    layout = population.Layout(learner.init(torch.Generator())[0])
+    moved = layout.unpack(state.values - before)
+    mixing = {name for name, role in learner.roles().items() if role == "mixing"}
+    assert len(mixing) == 2
+    for name, change in moved.items():
+        factor = 50.0 if name in mixing else 1.0
+        assert_close(change[1], factor * change[0], rtol=1e-3, atol=1e-5)
+        same = torch.equal(change[2], change[0])
+        assert same == (name in mixing or name.endswith(".bias"))
+    assert all(moved[name][1].abs().max() > 1e-3 for name in mixing)
+    assert layout.segments.mixing == sum(moved[name][0].numel() for name in mixing)

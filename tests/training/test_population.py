@@ -152,7 +152,7 @@ class TestState:
             for n, leaf in params.items()
             if n.endswith("weight") and n != "embedding.weight"
         )
-        assert layout.decayed == decaying
+        assert layout.segments == (decaying, len(row) - decaying, 0)
 
     def test_missing_or_wrong_checkpoints(self, tmp_path):
         with pytest.raises(InfrastructureError, match="Cannot read"):

@@ -85,6 +85,7 @@ class Comparison:
 
     suite: str
     sharing: str
+    independent: str
     outcome: Outcome
     recommended: Arm
     verdict: str
@@ -121,6 +122,7 @@ def compare(
     gbdt: Float[np.ndarray, "*one rows outputs"] | None = None,
     suite: str = "this suite",
     sharing: str = "sharing",
+    independent_words: str = "equally tuned independent networks",
     resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
@@ -134,7 +136,8 @@ def compare(
         mask: which labels are known; all if None.
         task: the task of each row, for grouped suites.
         gbdt: predictions of the tree baseline, `[T, N, O]` or `[N, O]`.
-        suite, sharing: how the verdict calls the data and the sharing network ("hard sharing").
+        suite, sharing, independent_words: how the verdict calls the data, the sharing network
+            ("hard sharing") and the other arm.
         resamples, seed: of the bootstrap.
 
     Raises:
@@ -159,6 +162,7 @@ def compare(
     result = Comparison(
         suite=suite,
         sharing=sharing,
+        independent=independent_words,
         outcome=outcome,
         recommended=recommended,
         verdict="",
@@ -313,8 +317,8 @@ def _sentence(c: Comparison) -> str:
         gain = f"Δm {_signed(c.delta_m, 1)}%, {low} to {high}"
     low, high = (_signed(v, 3) for v in c.difference_ci)
     scores = (
-        f"{c.sharing} scores {c.score:.3f} against {c.independent_score:.3f} for equally tuned "
-        f"independent networks (difference {_signed(c.difference, 3)}, 95% interval {low} to "
+        f"{c.sharing} scores {c.score:.3f} against {c.independent_score:.3f} for {c.independent} "
+        f"(difference {_signed(c.difference, 3)}, 95% interval {low} to "
         f"{high}; {gain})"
     )
     effects = f"{c.helped} of {len(c.tasks)} tasks helped, {c.hurt} hurt"

@@ -100,7 +100,7 @@ class Judge:
         self._suite.without_test().save(self._folder / "suite")
         winners = yield from self._winners(trials)
         states = yield from self._train_final(winners)
-        test = self._compare(winners, states)
+        test = self._compare(winners, states, describe_independent(trials))
         model = yield from self._refit(winners[test["recommended"]], test)
         return Judgement(winners, test, model)
 
@@ -167,7 +167,10 @@ class Judge:
         return states
 
     def _compare(
-        self, winners: dict[str, Finalist], states: dict[str, PopulationState]
+        self,
+        winners: dict[str, Finalist],
+        states: dict[str, PopulationState],
+        independent_words: str,
     ) -> dict[str, Any]:
         stripped = self._suite.without_test()
         specs = task_specs(stripped)
@@ -193,6 +196,7 @@ class Judge:
                 gbdt=trees,
                 suite=self._suite.name,
                 sharing=describe_sharing(winners["sharing"].config),
+                independent_words=independent_words,
                 seed=self._settings.seed,
             )
             return found.to_json()
@@ -303,6 +307,19 @@ def describe_sharing(config: TrialConfig) -> str:
         details.append("one head for all tasks")
     name = f"{kind.replace('_', '-')} sharing"
     return f"{name} ({', '.join(details)})" if details else name
+
+
+def describe_independent(trials: Sequence[FrozenTrial]) -> str:
+    """ "Equally tuned" only where both arms had as many trials, give or take one."""
+    number = {
+        arm: sum(trial.user_attrs.get("arm") == arm for trial in trials)
+        for arm in ("sharing", "independent")
+    }
+    if number["independent"] + 1 >= number["sharing"]:
+        return "equally tuned independent networks"
+    return (
+        f"independent networks tuned with {number['independent']} of {sum(number.values())} trials"
+    )
 
 
 def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:

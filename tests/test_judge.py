@@ -170,6 +170,14 @@ def test_nothing_completed_is_an_error_and_the_study_stays(
     assert run(tmp_path, small_suite(), n_trials=3, study_name="small-1", resume=True).n_trials == 3
 
 
+def test_verdict_does_not_claim_equal_tuning_where_there_was_none(
+    found: SearchResult, tmp_path: Path
+) -> None:
+    assert "equally tuned independent networks" in (found.verdict or "")
+    uneven = run(tmp_path, small_suite(), n_trials=8, independent_share=0.25)
+    assert "independent networks tuned with 2 of 8 trials" in (uneven.verdict or "")
+
+
 def test_sharing_is_described_in_words() -> None:
     config = TrialConfig.from_flat(
         {"sharing.split_at": 2, "conditioning.kind": "multiplicative", "conditioning.at": "last"}

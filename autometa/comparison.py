@@ -313,12 +313,14 @@ def _sentence(c: Comparison) -> str:
         )
     gain = "Δm not defined"
     if c.delta_m is not None and c.delta_m_ci is not None:
-        low, high = (_signed(v, 1) for v in c.delta_m_ci)
-        gain = f"Δm {_signed(c.delta_m, 1)}%, {low} to {high}"
-    low, high = (_signed(v, 3) for v in c.difference_ci)
+        digits = _digits(c.delta_m_ci, 1)
+        low, high = (_signed(v, digits) for v in c.delta_m_ci)
+        gain = f"Δm {_signed(c.delta_m, digits)}%, {low} to {high}"
+    digits = _digits(c.difference_ci, 3)
+    low, high = (_signed(v, digits) for v in c.difference_ci)
     scores = (
         f"{c.sharing} scores {c.score:.3f} against {c.independent_score:.3f} for {c.independent} "
-        f"(difference {_signed(c.difference, 3)}, 95% interval {low} to "
+        f"(difference {_signed(c.difference, digits)}, 95% interval {low} to "
         f"{high}; {gain})"
     )
     effects = f"{c.helped} of {len(c.tasks)} tasks helped, {c.hurt} hurt"
@@ -337,6 +339,12 @@ def _sentence(c: Comparison) -> str:
         f"Sharing neither helps nor hurts measurably on {c.suite}: {scores}, a difference within "
         f"noise; recommended for its {better} mean score: {pick}; {effects}."
     )
+
+
+def _digits(ends: tuple[float, float], least: int) -> int:
+    """Enough digits that no end of an interval reads as 0 that is not: its side is the finding."""
+    enough = (d for d in range(least, least + 3) if all(round(v, d) or not v for v in ends))
+    return next(enough, least + 3)
 
 
 def _signed(x: float, digits: int) -> str:

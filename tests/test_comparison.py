@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from autometa import comparison
 from autometa.comparison import MIN_RARER, MIN_ROWS, compare
 from autometa.errors import AutometaError, DataError
 from autometa.metrics import TaskSpec, delta_m, evaluate
@@ -275,3 +276,9 @@ def test_a_diverged_network_is_named():
     alone[3, 1, 0] = np.inf
     with pytest.raises(AutometaError, match="independent network of seed 3 .* task 't1'"):
         compare(shared, alone, y, specs)
+
+
+def test_an_end_near_zero_keeps_its_sign_in_words() -> None:
+    assert comparison._digits((-0.006, -0.0002), 3) == 4
+    assert comparison._digits((-0.006, 0.001), 3) == 3
+    assert comparison._digits((0.0, 0.0), 3) == 3

@@ -344,7 +344,7 @@ def _sentence(c: Comparison) -> str:
 def _digits(ends: tuple[float, float], least: int) -> int:
     """Enough digits that no end of an interval reads as 0 that is not: its side is the finding."""
     enough = (d for d in range(least, least + 3) if all(round(v, d) or not v for v in ends))
-    return next(enough, least + 3)
+    return next(enough, least)
 
 
 def _signed(x: float, digits: int) -> str:

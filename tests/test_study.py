@@ -97,7 +97,7 @@ def test_a_study_belongs_to_one_suite_and_one_space(home: Home) -> None:
         pass
     with pytest.raises(StudyError, match=r"fingerprint f, this one has g.*another study name"):
         opened(home, resume=True, fingerprint="g")
-    other = SPACE.text.replace("[32, 96, 256]", "[32, 96]")
+    other = SPACE.text.replace("[32, 96, 192]", "[32, 96]")
     with pytest.raises(StudyError, match="another search space"):
         opened(home, resume=True, attrs={"space": other})
     comments = SPACE.text.replace("# The network", "# A network")
@@ -264,7 +264,7 @@ def test_revived_trials_go_on_from_what_they_had(home: Home) -> None:
         whole = SPACE.suggest(handle.ask("sharing", partial(make_sampler, "tpe", 0)), "sharing")
     with opened(home) as handle:
         trial = handle.ask("sharing", partial(make_sampler, "tpe", 0))
-        trial.suggest_categorical("backbone.width", [32, 96, 256])  # killed half-way
+        trial.suggest_categorical("backbone.width", [32, 96, 192])  # killed half-way
         trial.set_user_attr("seed", 5)
         trial.report(0.25, 3)
         handle.commit()

@@ -85,7 +85,7 @@ def test_a_study_in_a_database(home: Home, name: str, url: str) -> None:
         assert (handle.resumed, handle.path) == (False, None)
         suggested = [step(handle) for _ in range(4)]
         running = handle.ask("independent", partial(make_sampler, "tpe", 0))
-        half = running.suggest_categorical("backbone.width", [32, 96, 256])
+        half = running.suggest_categorical("backbone.width", [32, 96, 192])
     with pytest.raises(StudyError, match="exists. Add --resume"):
         opened(home, name, url)
     with pytest.raises(StudyError, match="fingerprint"):

@@ -170,6 +170,7 @@ def build(config: TrialConfig, problem: Problem) -> Learner:
     parts = Parts.assemble(problem, _backbone(config, problem), conditioning, config.head, z_dim)
     sharing, balancing, adaptation = _kinds(config)
     network = SHARING[sharing](config.sharing, parts)
+    # the abstract bases leave the constructor to each entry of their registry
     balancer = BALANCING[balancing](config.balancing)  # type: ignore[call-arg]
     return LEARNERS[adaptation](  # type: ignore[call-arg]
         config.adaptation, problem, network, conditioning, balancer

@@ -145,7 +145,7 @@ def read_parameter(raw: Any, name: str, where: str) -> Parameter:
         return parameter
     low, high = parameter.low, parameter.high
     known = not isinstance(low, str) and not isinstance(high, str)
-    if known and low > high:  # type: ignore[operator]
+    if known and low > high:  # type: ignore[operator]  # `known`: both are numbers, not names
         raise SpaceError(
             f"{place}: `low` should be at most `high`. Found `low = {low}`, `high = {high}`."
         )

@@ -31,7 +31,7 @@ from autometa.searching.executors import FINISHED, Source
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
 #: how often a unit is run again after its worker process died
-_RETRIES = 2
+_RETRIES = 3
 
 
 class RayExecutor:
@@ -90,7 +90,6 @@ class RayExecutor:
                 storage_path=self._folder,
                 name="units",
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_RETRIES),
                 callbacks=[],
             ),
         )
@@ -113,6 +112,9 @@ class RayExecutor:
 class _UnitSearcher(Searcher):
     """Hands units to Tune as if they were suggestions.
 
+    A unit whose process died is handed out again here, not by Tune: Tune gives up a trial whose
+    actor dies while it is being reset.
+
     With several workers one unit is chosen ahead of the first free worker; with one worker a unit
     is chosen after all results are in, so that the search can be repeated exactly.
     """
@@ -121,7 +123,8 @@ class _UnitSearcher(Searcher):
         super().__init__(metric="done_units", mode="max")
         self._source = source
         self._at_most = 1 if workers == 1 else workers + 1
-        self._running: dict[str, WorkUnit] = {}
+        self._running: dict[str, tuple[WorkUnit, int]] = {}
+        self._again: list[tuple[WorkUnit, int]] = []
         self.finished = False
         self.error: BaseException | None = None
 
@@ -131,7 +134,7 @@ class _UnitSearcher(Searcher):
         if len(self._running) >= self._at_most:
             return None
         try:
-            unit = self._source.next_unit()
+            unit, deaths = self._again.pop(0) if self._again else (self._source.next_unit(), 0)
         except BaseException as exc:  # Tune would log it and go on without us
             self.error = exc
             return Searcher.FINISHED
@@ -140,17 +143,20 @@ class _UnitSearcher(Searcher):
             return Searcher.FINISHED
         if unit is None:
             return None
-        self._running[trial_id] = unit
+        self._running[trial_id] = unit, deaths
         return {"unit": json.dumps(unit.to_json())}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        unit = self._running.pop(trial_id, None)
+        unit, deaths = self._running.pop(trial_id, (None, 0))
         if unit is None or self.error is not None:
             return
         if result and "result" in result:
             found = UnitResult.from_json(json.loads(result["result"]))
+        elif error and deaths < _RETRIES:
+            self._again.append((unit, deaths + 1))
+            return
         elif error:
             found = UnitResult.lost(unit, "The worker process died and so did its replacements.")
         else:  # stopped by Ctrl-C: the unit is run again on --resume

@@ -18,6 +18,7 @@ import pytest
 from autometa.errors import StudyError
 from autometa.home import Home
 from autometa.study import read_study
+from tests import postgres_cluster
 from tests.searching.support import SPACE
 
 TRIALS = 14
@@ -35,20 +36,23 @@ def table(folder: Path) -> Path:
     return path
 
 
-def command(folder: Path, workers: int, study: str, *more: str) -> list[str]:
+def command(
+    folder: Path, workers: int, study: str, *more: str, storage: str | None = None
+) -> list[str]:
+    where = [] if storage is None else ["--storage", storage]
     return [
         sys.executable, "-m", "autometa.cli", "search", str(folder / "table.csv"),
         "--targets", "up,down", "--space", str(folder / "space.yaml"), "--study-name", study,
         "--n-trials", str(TRIALS), "--max-epochs", "9", "--workers", str(workers),
         "--home", str(folder / "home"), "--mlflow-tracking-uri", "off", "--device", "cpu",
-        "--json", *more,
+        "--json", *where, *more,
     ]  # fmt: skip
 
 
-def told(folder: Path, study: str) -> dict[int, Any]:
+def told(folder: Path, study: str, storage: str | None = None) -> dict[int, Any]:
     """What the study holds of its finished trials."""
     try:
-        trials = read_study(Home.find(folder / "home"), study).trials
+        trials = read_study(Home.find(folder / "home"), study, storage).trials
     except StudyError:
         return {}
     return {
@@ -58,15 +62,17 @@ def told(folder: Path, study: str) -> dict[int, Any]:
     }
 
 
-def kill_half_way(folder: Path, workers: int, how: signal.Signals) -> dict[int, Any]:
+def kill_half_way(
+    folder: Path, workers: int, how: signal.Signals, storage: str | None = None
+) -> dict[int, Any]:
     driver = subprocess.Popen(
-        command(folder, workers, "k"),
+        command(folder, workers, "k", storage=storage),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while len(told(folder, "k")) < 3:
+    while len(told(folder, "k", storage)) < 3:
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -78,21 +84,26 @@ def kill_half_way(folder: Path, workers: int, how: signal.Signals) -> dict[int, 
     if how == signal.SIGINT:
         assert driver.returncode == 130, output
         assert "--resume" in output
-    before = told(folder, "k")
+    before = told(folder, "k", storage)
     assert 3 <= len(before) < TRIALS, "it was to be stopped half-way"
     return before
 
 
-def resume(folder: Path, workers: int) -> dict[str, Any]:
+def resume(folder: Path, workers: int, storage: str | None = None) -> dict[str, Any]:
     done = subprocess.run(
-        command(folder, workers, "k", "--resume"), capture_output=True, text=True, timeout=240
+        command(folder, workers, "k", "--resume", storage=storage),
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check(folder: Path, before: dict[int, Any], result: dict[str, Any]) -> None:
-    after = told(folder, "k")
+def check(
+    folder: Path, before: dict[int, Any], result: dict[str, Any], storage: str | None = None
+) -> None:
+    after = told(folder, "k", storage)
     assert {number: after[number] for number in before} == before
     assert sorted(after) == list(range(TRIALS))
     assert result["n_trials"] == sum(result["states"].values()) == TRIALS
@@ -121,6 +132,17 @@ def test_stopped_on_ray_then_resume(tmp_path: Path, how: signal.Signals) -> None
     table(tmp_path)
     before = kill_half_way(tmp_path, 2, how)
     check(tmp_path, before, resume(tmp_path, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_on_a_database_then_resume(tmp_path: Path) -> None:
+    if reason := postgres_cluster.missing():
+        pytest.skip(reason)
+    table(tmp_path)
+    with postgres_cluster.cluster() as storage:
+        before = kill_half_way(tmp_path, 0, signal.SIGKILL, storage)
+        check(tmp_path, before, resume(tmp_path, 0, storage), storage)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ Values = dict[str, Any]
 BACKBONE_SETTINGS: dict[str, list[Values]] = {
     "mlp": [{}, {"backbone.norm": "none"}],
     "conv": [{}],
+    "transformer": [{}, {"backbone.max_tokens": 2}],
 }
 SHARING_SETTINGS: dict[str, list[Values]] = {
     "independent": [{}],

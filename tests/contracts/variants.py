@@ -5,11 +5,13 @@ A new entry needs a line here; `test_coverage.py` fails until it has one.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 from autometa.learners import Learner
 from autometa.networks import Problem
+from autometa.networks.conditioning import CONDITIONING
 from autometa.sharing import SHARING, Params, Role
 from tests.small import IMAGE, TABLE, make_learner, make_problem, same_kind
 
@@ -98,6 +100,13 @@ def variants() -> list[Variant]:
             out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
         how = {"backbone.kind": "conv", "conditioning.kind": "multiplicative"}
         out.append(Variant(make_problem(layout, IMAGE), how))
+        for kind, at in itertools.product(CONDITIONING[1:], ("input", "every", "last", "head")):
+            how = {"backbone.kind": "transformer", "conditioning.kind": kind}
+            out.append(Variant(make_problem(layout), {**how, "conditioning.at": at}))
+        for kind in ("hard", "mtan"):
+            how = {"backbone.kind": "transformer", "sharing.kind": kind}
+            how["conditioning.kind"] = "multiplicative"
+            out.append(Variant(make_problem(layout, IMAGE), how))
         for kind in ("additive", "multiplicative"):
             how = {"conditioning.kind": kind, "conditioning.at": "head"}
             out.append(Variant(make_problem(layout), how))
@@ -123,6 +132,10 @@ def training_settings() -> list[Values]:
         {"conditioning.kind": "multiplicative"},
         {"conditioning.kind": "concat"},
         {"backbone.kind": "conv", "sharing.kind": "sluice"},
+        *(
+            {"backbone.kind": "transformer", "sharing.kind": kind}
+            for kind in ("cross_stitch", "sluice", "mtan", "deep_relation")
+        ),
     ]
 
 
@@ -130,6 +143,8 @@ def suite_kinds(values: Values) -> list[str]:
     """The suites of `tests.small.make_suite` that a setting is trained on."""
     if values.get("backbone.kind") == "conv":
         return ["image"]
+    if values.get("backbone.kind") == "transformer":
+        return ["aligned", "grouped", "image"] if len(values) == 1 else ["aligned"]
     # grouped: two tasks
     both = "sharing.kind" in values and not values.keys() & {"sharing.split_at", PARTITIONS}
     return ["aligned", "grouped"] if both else ["aligned"]

@@ -5,13 +5,11 @@ A new entry needs a line here; `test_coverage.py` fails until it has one.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 from autometa.learners import Learner
 from autometa.networks import Problem
-from autometa.networks.conditioning import CONDITIONING
 from autometa.sharing import SHARING, Params, Role
 from tests.small import IMAGE, TABLE, make_learner, make_problem, same_kind
 
@@ -100,13 +98,11 @@ def variants() -> list[Variant]:
             out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
         how = {"backbone.kind": "conv", "conditioning.kind": "multiplicative"}
         out.append(Variant(make_problem(layout, IMAGE), how))
-        for kind, at in itertools.product(CONDITIONING[1:], ("input", "every", "last", "head")):
-            how = {"backbone.kind": "transformer", "conditioning.kind": kind}
-            out.append(Variant(make_problem(layout), {**how, "conditioning.at": at}))
-        for kind in ("hard", "mtan"):
-            how = {"backbone.kind": "transformer", "sharing.kind": kind}
-            how["conditioning.kind"] = "multiplicative"
-            out.append(Variant(make_problem(layout, IMAGE), how))
+        how = {"backbone.kind": "transformer", "conditioning.kind": "multiplicative"}
+        for more in ({"conditioning.at": "last"}, {"sharing.kind": "mtan"}):
+            out.append(Variant(make_problem(layout, IMAGE), {**how, **more}))
+        how["conditioning.kind"] = "concat"
+        out.append(Variant(make_problem(layout), {**how, "conditioning.at": "input"}))
         for kind in ("additive", "multiplicative"):
             how = {"conditioning.kind": kind, "conditioning.at": "head"}
             out.append(Variant(make_problem(layout), how))

@@ -87,6 +87,9 @@ def test_default_space_is_the_one_agreed() -> None:
         ("every_sharing", TABLE, "mlp"),
         ("every_sharing", MIXED, "mlp"),
         ("images", IMAGES, "conv"),
+        ("transformer", TABLE, "transformer"),
+        ("transformer", MIXED, "transformer"),
+        ("transformer", IMAGES, "transformer"),
     ],
 )
 def test_every_suggestion_of_a_shipped_space_builds(
@@ -114,7 +117,7 @@ def test_default_by_suite() -> None:
 
 
 def test_names_and_files(tmp_path: Path) -> None:
-    assert list(shipped_spaces()) == ["every_sharing", "images", "sharing"]
+    assert list(shipped_spaces()) == ["every_sharing", "images", "sharing", "transformer"]
     with pytest.raises(SpaceError, match=r"space = sharin`\. Did you mean `sharing`\?"):
         Space.load("sharin")
     file = tmp_path / "own.yaml"

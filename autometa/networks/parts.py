@@ -18,7 +18,9 @@ from autometa.networks.problem import Problem
 class Block(Protocol):
     """One step of a backbone, for one model and one task.
 
-    `fan_in`: inputs that feed one output of its first layer; `channels`: its outputs.
+    Activations are [row, channel, …]. `fan_in`: inputs that feed one output of the layer at which
+    z enters; `channels`: the block's outputs. Leaves named `weight` or `….weight` are matrices
+    [output, …input]; these and no others have weight decay and the priors of sharing mechanisms.
     """
 
     fan_in: int
@@ -27,6 +29,15 @@ class Block(Protocol):
     def init(self, generator: torch.Generator) -> dict[str, Tensor]: ...
 
     def forward(self, params: dict[str, Tensor], x: Tensor, modulation: Modulation) -> Tensor: ...
+
+
+@runtime_checkable
+class HalvedBlock(Block, Protocol):
+    """A block whose `forward` is `second` after `first`; both give activations of one shape."""
+
+    def first(self, params: dict[str, Tensor], x: Tensor, modulation: Modulation) -> Tensor: ...
+
+    def second(self, params: dict[str, Tensor], u: Tensor, modulation: Modulation) -> Tensor: ...
 
 
 @runtime_checkable

@@ -102,6 +102,11 @@ def subset(params: Params, prefix: str) -> Params:
     return {name[len(start) :]: leaf for name, leaf in params.items() if name.startswith(start)}
 
 
+def is_weight(name: str) -> bool:
+    """Whether a leaf of a block or head is a matrix [output, …input], not a bias or embedding."""
+    return name.rpartition(".")[2] == "weight"
+
+
 def stack_init(
     init: Callable[[torch.Generator], Params], n_tasks: int, generator: torch.Generator
 ) -> Params:

@@ -16,7 +16,7 @@ from torch import Tensor
 from autometa.config import Config, per_run
 from autometa.errors import ConfigError
 from autometa.networks import Parts, Problem, Step
-from autometa.sharing.base import Params, Role, Sharing
+from autometa.sharing.base import Params, Role, Sharing, is_weight
 from autometa.sharing.hard import Hard, HardConfig
 
 RIDGE = 1e-3
@@ -42,7 +42,8 @@ class DeepRelation(Sharing):
     """`Hard` with a tensor-normal prior TN(0, Σ1 ⊗ Σ2 ⊗ Σ3) on every layer that belongs to tasks.
 
     The weights of a layer in all tasks are stacked, W [D1, D2, T] = [input, output, task] (of a
-    convolution, the input is channel × height × width of the kernel), and
+    convolution, the input is channel × height × width of the kernel; a transformer's block has
+    several layers, of which that for queries, keys and values is one), and
 
         loss += (λ/N) · ½ [vec(W)ᵀ (Σ1 ⊗ Σ2 ⊗ Σ3)⁻¹ vec(W)
                            + D2·T·logdet Σ1 + D1·T·logdet Σ2 + D1·D2·logdet Σ3].
@@ -52,8 +53,9 @@ class DeepRelation(Sharing):
     with the latest of the rest. Each is scaled to a mean eigenvalue of 1: only the product of their
     scales means anything, and if it were free, shrinking W and Σ together would lower the loss
     without end; λ stands for it. Σ1 is diagonal where D1 ≥ D2·T/4, and Σ2 where D2 ≥ D1·T/4: there
-    are too few numbers for a full one, which would degenerate. Biases have no prior, nor have heads
-    where tasks differ in their number of outputs or there is a single head.
+    are too few numbers for a full one, which would degenerate. Biases and embeddings of tokens have
+    no prior, nor have heads where tasks differ in their number of outputs or there is a single
+    head.
 
     Buffers are Cholesky factors L, Σ = L Lᵀ (of diagonal ones the root of the diagonal).
 
@@ -69,7 +71,12 @@ class DeepRelation(Sharing):
         split_at = _split_at(config, parts.n_blocks)
         self._network = Hard(HardConfig(split_at=split_at), parts)
         self._every = config.update_every
-        self._layers = [f"blocks.{i}" for i in range(split_at, parts.n_blocks)]
+        self._layers = [
+            f"blocks.{number}.{leaf}".removesuffix(".weight")
+            for number, block in enumerate(parts.backbone.blocks)
+            for leaf in block.init(torch.Generator().manual_seed(0))
+            if number >= split_at and is_weight(leaf)
+        ]
         if parts.head_per_task and _equal_outputs(parts.problem):
             self._layers.append("head")
         if not self._layers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch.func import vmap
 
 from autometa.config import Config
 from autometa.errors import ConfigError
-from autometa.networks import Parts, Step
+from autometa.networks import HalvedBlock, Parts, Step
 from autometa.networks.layers import Modulation, dropout, fan_in_uniform
 from autometa.sharing.base import Params, Role, Sharing, per_task_apply, stack_init, subset
 from autometa.sharing.hard import Hard, HardConfig
@@ -34,18 +34,21 @@ class MTAN(Sharing):
         â_{t,l} = a_{t,l} ⊙ p_l,      f_l(â) = relu(norm(F_l â))
 
     The paper's blocks have several layers: u is the feature after the first and p the one after
-    the second. Ours have one, so u_l is what enters block l (the trunk's p_{l−1}; for block 1 the
-    input rows, and no f) and p_l is what leaves it. Heads read â_{t,L}; the trunk reads p, never â.
-    U and V belong to a task, F is common to all tasks. For images U and V are 1×1 convolutions, F
-    is 3×3, and u and f are max-pooled to the size of p. The norm is LayerNorm, for images
-    GroupNorm with one group; the paper has batch normalisation, with which a row's mask would
-    depend on other rows. Like those of our blocks it has no scale or shift, so that an entry of a
-    mask is about σ(±2) at most.
+    the second. A transformer's block has two halves: u_l is what leaves the first, with attention,
+    and p_l what leaves the second. The blocks of the other backbones have one layer, so u_l is what
+    enters block l (the trunk's p_{l−1}; for block 1 the input rows) and p_l is what leaves it.
+    There is no f for block 1. Heads read â_{t,L}; the trunk reads p, never â. U and V belong to a
+    task, F is common to all tasks. For images U and V are 1×1 convolutions, F is 3×3, and u and f
+    are max-pooled to the size of p; for tokens all three are linear in the channels of one token.
+    The norm is LayerNorm (of each token), for images GroupNorm with one group; the paper has batch
+    normalisation, with which a row's mask would depend on other rows. Like those of our blocks it
+    has no scale or shift, so that an entry of a mask is about σ(±2) at most.
 
     Dropout acts on p. Where z enters the trunk, p differs between tasks.
 
     Raises:
-        ConfigError: the backbone's activations are neither vectors nor images.
+        ConfigError: the backbone's activations are neither vectors nor images nor tokens of blocks
+            with two halves.
     """
 
     Config = MTANConfig
@@ -54,17 +57,20 @@ class MTAN(Sharing):
         super().__init__(config, parts)
         self._trunk = Hard(HardConfig(), parts)
         entered = parts.backbone.enter(torch.empty(1, *parts.problem.feature_shape, device="meta"))
-        if entered.ndim not in (2, 4):
+        blocks = parts.backbone.blocks
+        halved = [isinstance(block, HalvedBlock) for block in blocks]
+        if entered.ndim not in (2, 4) and not (entered.ndim == 3 and all(halved)):
             raise ConfigError(
                 "Parameter `sharing.kind` should be another than `mtan` for a backbone whose "
-                "activations are neither vectors nor images. Found activations of shape "
-                f"{tuple(entered.shape[1:])}."
+                "activations are neither vectors nor images, nor tokens of blocks with two halves. "
+                f"Found activations of shape {tuple(entered.shape[1:])}."
             )
         sides = (1, 3) if entered.ndim == 4 else (0, 0)
-        channels = [entered.shape[1]] + [block.channels for block in parts.backbone.blocks]
+        channels = [entered.shape[1]] + [block.channels for block in blocks]
         self._inner, self._outer, self._link = [], [], []
         for number, (before, own) in enumerate(itertools.pairwise(channels)):
-            self._inner.append(_Linear(before + own if number else before, own, sides[0]))
+            u = own if halved[number] else before
+            self._inner.append(_Linear(u + own if number else u, own, sides[0]))
             self._outer.append(_Linear(own, own, sides[0]))
             self._link.append(_Linear(before, own, sides[1]) if number else None)
 
@@ -93,16 +99,16 @@ class MTAN(Sharing):
         p = vmap(backbone.enter)(x) if task_rows else backbone.enter(x)
         attended = p
         for number, block in enumerate(backbone.blocks):
-            u, u_rows = p, task_rows
+            halves: list[Any] = [block.forward]
+            if isinstance(block, HalvedBlock):
+                halves = [block.first, block.second]
+            own = subset(params, f"blocks.{number}")
             modulation = self._modulation(params, number, tasks, z, per_task=False)
-            p, task_rows = per_task_apply(
-                block.forward,
-                subset(params, f"blocks.{number}"),
-                u,
-                modulation,
-                task_params=False,
-                task_rows=task_rows,
-            )
+            for half in halves:  # u enters the last
+                u, u_rows = p, task_rows
+                p, task_rows = per_task_apply(
+                    half, own, u, modulation, task_params=False, task_rows=u_rows
+                )
             p = dropout(p, step, number)
             link, fed = self._link[number], {}
             if link is not None:
@@ -164,7 +170,7 @@ class MTAN(Sharing):
 
 
 class _Linear:
-    """A linear layer on vectors (`side` 0), or a convolution of `side` × `side` on images."""
+    """A linear layer on vectors or tokens (`side` 0), or a convolution of `side` × `side`."""
 
     def __init__(self, fan_in: int, channels: int, side: int) -> None:
         self._shape = (channels, fan_in, side, side) if side else (channels, fan_in)
@@ -179,6 +185,11 @@ class _Linear:
         if self._side:
             out = F.conv2d(h, params["weight"], params["bias"], padding=self._side // 2)
             return F.group_norm(out, 1)
+        if h.ndim == 3:  # tokens [row, channel, token]
+            return self._vectors(params, h.mT).mT
+        return self._vectors(params, h)
+
+    def _vectors(self, params: Params, h: Tensor) -> Tensor:
         return F.layer_norm(F.linear(h, params["weight"], params["bias"]), self._shape[:1])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from autometa.config import Config, per_run
 from autometa.errors import ConfigError
 from autometa.networks import Backbone, Parts, Problem, Step
-from autometa.sharing.base import Params, Role, Sharing, subset
+from autometa.sharing.base import Params, Role, Sharing, is_weight, subset
 from autometa.sharing.towers import Towers, check_cost, mixing_start
 
 
@@ -40,7 +40,8 @@ class Sluice(Sharing):
     x_{j,k} is subspace k (channels kC/G to (k+1)C/G) of tower j's activation on task t's rows.
     α [TG, TG] is kept as [task, subspace, task, subspace], so that no reshape can mix up the two; β
     is [task, block], without a softmax. The penalty is λ Σ_t Σ_l Σ_{g<h} ‖W_{t,l,g} W_{t,l,h}ᵀ‖²_F,
-    W_{t,l,g} being the rows of block l's weight that produce subspace g.
+    W_{t,l,g} being the rows of block l's weight that produce subspace g; in a transformer, of every
+    weight whose outputs are the block's channels.
 
     Ruder et al. 2017, "Latent Multi-task Architecture Learning", arXiv:1705.08142. Deviations:
     outputs of early convolution blocks are average-pooled to the size of the last block's, which
@@ -122,9 +123,9 @@ class Sluice(Sharing):
             return None
         overlaps = []
         for number, block in enumerate(self.parts.backbone.blocks):
-            for leaf in subset(params, f"blocks.{number}").values():
-                if leaf.ndim < 3 or leaf.shape[1] != block.channels:
-                    continue  # not a weight [task, channel, …]
+            for name, leaf in subset(params, f"blocks.{number}").items():
+                if not is_weight(name) or leaf.shape[1] != block.channels:
+                    continue  # it does not produce the block's channels
                 subspaces = leaf.flatten(2).unflatten(1, (n_subspaces, -1)).unbind(1)
                 overlaps += [(a @ b.mT).square().sum() for a, b in combinations(subspaces, 2)]
         return rate * torch.stack(overlaps).sum() if overlaps else None

@@ -18,6 +18,7 @@ Values = dict[str, Any]
 BACKBONE_SETTINGS: dict[str, list[Values]] = {
     "mlp": [{}, {"backbone.norm": "none"}],
     "conv": [{}],
+    "transformer": [{}, {"backbone.max_tokens": 2}],
 }
 SHARING_SETTINGS: dict[str, list[Values]] = {
     "independent": [{}],
@@ -97,6 +98,11 @@ def variants() -> list[Variant]:
             out.append(Variant(make_problem(layout), {**sharing, "conditioning.kind": kind}))
         how = {"backbone.kind": "conv", "conditioning.kind": "multiplicative"}
         out.append(Variant(make_problem(layout, IMAGE), how))
+        how = {"backbone.kind": "transformer", "conditioning.kind": "multiplicative"}
+        for more in ({"conditioning.at": "last"}, {"sharing.kind": "mtan"}):
+            out.append(Variant(make_problem(layout, IMAGE), {**how, **more}))
+        how["conditioning.kind"] = "concat"
+        out.append(Variant(make_problem(layout), {**how, "conditioning.at": "input"}))
         for kind in ("additive", "multiplicative"):
             how = {"conditioning.kind": kind, "conditioning.at": "head"}
             out.append(Variant(make_problem(layout), how))
@@ -122,6 +128,10 @@ def training_settings() -> list[Values]:
         {"conditioning.kind": "multiplicative"},
         {"conditioning.kind": "concat"},
         {"backbone.kind": "conv", "sharing.kind": "sluice"},
+        *(
+            {"backbone.kind": "transformer", "sharing.kind": kind}
+            for kind in ("cross_stitch", "sluice", "mtan", "deep_relation")
+        ),
     ]
 
 
@@ -129,6 +139,8 @@ def suite_kinds(values: Values) -> list[str]:
     """The suites of `tests.small.make_suite` that a setting is trained on."""
     if values.get("backbone.kind") == "conv":
         return ["image"]
+    if values.get("backbone.kind") == "transformer":
+        return ["aligned", "grouped", "image"] if len(values) == 1 else ["aligned"]
     # grouped: two tasks
     both = "sharing.kind" in values and not values.keys() & {"sharing.split_at", PARTITIONS}
     return ["aligned", "grouped"] if both else ["aligned"]

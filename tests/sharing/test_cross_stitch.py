@@ -15,10 +15,9 @@ from autometa.sharing import Params
 from autometa.training import predicting
 from autometa.training.predicting import predict
 from autometa.trial import check
+from tests.backbones import BACKBONES, block, leaves, read
 from tests.sharing.test_identities import EXACT, LAYOUTS, assert_same, measure
 from tests.small import (
-    IMAGE,
-    TABLE,
     draw,
     gradients,
     make_batch,
@@ -30,7 +29,6 @@ from tests.small import (
 )
 
 STITCH = {"sharing.kind": "cross_stitch"}
-BACKBONES = pytest.mark.parametrize(("backbone", "shape"), [("mlp", TABLE), ("conv", IMAGE)])
 UNITS = pytest.mark.parametrize("units", ["layer", "channel"])
 
 
@@ -43,14 +41,6 @@ def identity(params: Params) -> Params:
     return out
 
 
-def block(kind: str, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """One block of one tower of width 8, written out."""
-    if kind == "mlp":
-        return F.relu(F.layer_norm(F.linear(x, weight, bias), (8,)))
-    h = F.relu(F.group_norm(F.conv2d(x, weight, bias, padding=1), 2))
-    return F.max_pool2d(h, 2)
-
-
 def tower_loop(kind: str, params: Params, batch: Batch, problem: Problem) -> Tensor:
     """Outputs [slot, row, output] from the definition: every slot's rows through all towers."""
     n, outs = problem.n_tasks, []
@@ -58,20 +48,18 @@ def tower_loop(kind: str, params: Params, batch: Batch, problem: Problem) -> Ten
         x = batch.x if problem.layout == "aligned" else batch.x[place]
         inputs = [x] * n
         for i in range(2):
-            own = [
-                block(kind, params[f"blocks.{i}.weight"][j], params[f"blocks.{i}.bias"][j], h)
-                for j, h in enumerate(inputs)
-            ]
+            own = [block(kind, leaves(params, f"blocks.{i}", j), h) for j, h in enumerate(inputs)]
             unit = params[f"mixing.{i}"]
             inputs = []
             for t in range(n):
                 mixed = torch.zeros_like(own[0])
                 for j in range(n):
                     a = unit[t, j]
-                    mixed = mixed + (a if a.ndim == 0 else a.view(-1, *[1] * (x.ndim - 2))) * own[j]
+                    rest = [1] * (own[j].ndim - 2)
+                    mixed = mixed + (a if a.ndim == 0 else a.view(-1, *rest)) * own[j]
                 inputs.append(mixed)
-        read = inputs[task].flatten(1)
-        outs.append(F.linear(read, params["head.weight"][task], params["head.bias"][task]))
+        h = read(kind, inputs[task])
+        outs.append(F.linear(h, params["head.weight"][task], params["head.bias"][task]))
     return torch.stack(outs)
 
 

@@ -25,6 +25,7 @@ from autometa.sharing.deep_relation import (
 from autometa.tasks import TaskSuite
 from autometa.training.population import Run, Trainer
 from autometa.training.state import Layout, load_run, save_run
+from tests.backbones import EVERY_BACKBONE
 from tests.small import (
     IMAGE,
     TABLE,
@@ -239,6 +240,23 @@ def test_layers_with_a_prior(split_at, shape, n_outputs, expected):
     assert prior_layers(learner) == expected
 
 
+@pytest.mark.parametrize(("shape", "tokens"), [(TABLE, set()), (IMAGE, {"patch"})])
+def test_every_matrix_of_a_transformer_block_is_a_layer(shape, tokens):
+    learner = make_learner(
+        make_problem(shape=shape), {**KIND, "sharing.split_at": 0, "backbone.kind": "transformer"}
+    )
+    layers = {"attend", "project", "expand", "reduce"}
+    first = {f"blocks.0.{layer}" for layer in layers | tokens}  # embeddings have no prior
+    assert prior_layers(learner) == first | {f"blocks.1.{layer}" for layer in layers}
+    params, buffers = draw(learner)
+    renewed = learner.after_step(params, buffers)
+    for layer in prior_layers(learner):
+        weight = params[f"{layer}.weight"]
+        shapes = [len(renewed[f"relation.{layer}.{mode}"]) for mode in ("input", "output", "task")]
+        assert shapes == [weight.shape[2], weight.shape[1], 3]
+        assert not torch.equal(renewed[f"relation.{layer}.task"], buffers[f"relation.{layer}.task"])
+
+
 def test_a_convolution_is_stacked_by_kernel():
     weight = some_weights(4, 3, 2, 3, 3)
     w = stacked(weight)
@@ -247,13 +265,13 @@ def test_a_convolution_is_stacked_by_kernel():
 
 
 @LAYOUTS
-@pytest.mark.parametrize("shape", [TABLE, IMAGE])
+@EVERY_BACKBONE
 @pytest.mark.parametrize("conditioning", ["none", "multiplicative"])
-def test_identity_covariances_are_weight_decay(layout, shape, conditioning):
+def test_identity_covariances_are_weight_decay(layout, backbone, shape, conditioning):
     """Σ = I and λ/N = c add c·W to the gradient of the task weights, and nothing at c = 0."""
     problem = make_problem(layout, shape, ("multiclass",) * 3, (3, 3, 3))
     how = {
-        "backbone.kind": "conv" if shape == IMAGE else "mlp",
+        "backbone.kind": backbone,
         "conditioning.kind": conditioning,
         "sharing.split_at": 1,
     }
@@ -263,7 +281,10 @@ def test_identity_covariances_are_weight_decay(layout, shape, conditioning):
     leaves = trainable(params)
     total, losses, _ = hard.loss(leaves, {}, batch, Step())
     grads = gradients(total, leaves)
-    decayed = [f"{layer}.weight" for layer in ("blocks.1", "head")]
+    layers = ["blocks.1"]
+    if backbone == "transformer":
+        layers = [f"blocks.1.{layer}" for layer in ("attend", "project", "expand", "reduce")]
+    decayed = [f"{layer}.weight" for layer in (*layers, "head")]
     for c in (0.0, 0.3):
         total_2, losses_2, after = prior.loss(leaves, buffers, batch, relation(c))
         assert_close(losses_2, losses, **EXACT)

@@ -16,9 +16,9 @@ from autometa.learners import Batch, Learner
 from autometa.networks import Step
 from autometa.sharing import Params
 from autometa.trial import build
+from tests.backbones import BACKBONES, EVERY_BACKBONE
 from tests.small import (
     IMAGE,
-    TABLE,
     draw,
     gradients,
     make_batch,
@@ -53,9 +53,11 @@ def assert_same(first: Learner, second: Learner, params: Params, other: Params, 
 
 
 @LAYOUTS
+@EVERY_BACKBONE
 @pytest.mark.parametrize("conditioning", ["none", "multiplicative"])
-def test_hard_split_0_is_independent(layout, conditioning):
-    problem, how = make_problem(layout), {"conditioning.kind": conditioning}
+def test_hard_split_0_is_independent(layout, backbone, shape, conditioning):
+    problem = make_problem(layout, shape)
+    how = {"backbone.kind": backbone, "conditioning.kind": conditioning}
     hard = make_learner(problem, {**how, "sharing.split_at": 0})
     independent = make_learner(problem, {**how, "sharing.kind": "independent"})
     params, _ = draw(hard)
@@ -64,18 +66,22 @@ def test_hard_split_0_is_independent(layout, conditioning):
 
 
 @LAYOUTS
-def test_hard_at_full_depth_is_the_default(layout):
-    problem = make_problem(layout)
-    full, default = make_learner(problem, {"sharing.split_at": 2}), make_learner(problem)
+@BACKBONES
+def test_hard_at_full_depth_is_the_default(layout, backbone, shape):
+    problem, how = make_problem(layout, shape), {"backbone.kind": backbone}
+    full, default = (
+        make_learner(problem, {**how, "sharing.split_at": 2}),
+        make_learner(problem, how),
+    )
     params, _ = draw(full)
     assert_same(full, default, params, params, make_batch(problem))
 
 
 @LAYOUTS
-@pytest.mark.parametrize("shape", [TABLE, IMAGE])
-def test_independent_is_single_task_networks(layout, shape):
+@EVERY_BACKBONE
+def test_independent_is_single_task_networks(layout, backbone, shape):
     problem = make_problem(layout, shape)
-    how = {"backbone.kind": "conv" if shape == IMAGE else "mlp"}
+    how = {"backbone.kind": backbone}
     together = make_learner(problem, {**how, "sharing.kind": "independent"})
     params, _ = draw(together)
     batch = make_batch(problem)
@@ -135,11 +141,11 @@ def test_hard_is_a_hand_written_multi_head_network(layout, norm):
 
 @LAYOUTS
 @pytest.mark.parametrize("kind", ["additive", "multiplicative"])
-@pytest.mark.parametrize("shape", [TABLE, IMAGE])
+@EVERY_BACKBONE
 @pytest.mark.parametrize("at", ["every", "head"])
-def test_conditioning_starts_as_the_plain_network(layout, kind, shape, at):
+def test_conditioning_starts_as_the_plain_network(layout, kind, backbone, shape, at):
     problem = make_problem(layout, shape)
-    how = {"backbone.kind": "conv" if shape == IMAGE else "mlp"}
+    how = {"backbone.kind": backbone}
     plain = make_learner(problem, how)
     told = make_learner(problem, {**how, "conditioning.kind": kind, "conditioning.at": at})
     start, _ = told.init(torch.Generator().manual_seed(1))
@@ -149,10 +155,11 @@ def test_conditioning_starts_as_the_plain_network(layout, kind, shape, at):
     assert_same(plain, told, params, other, make_batch(problem))
 
 
-def test_concat_differs_from_additive_in_its_start_only():
-    problem = make_problem()
-    concat = make_learner(problem, {"conditioning.kind": "concat"})
-    additive = make_learner(problem, {"conditioning.kind": "additive"})
+@pytest.mark.parametrize("backbone", ["mlp", "transformer"])
+def test_concat_differs_from_additive_in_its_start_only(backbone):
+    problem, how = make_problem(), {"backbone.kind": backbone}
+    concat = make_learner(problem, {**how, "conditioning.kind": "concat"})
+    additive = make_learner(problem, {**how, "conditioning.kind": "additive"})
     params, _ = draw(concat)
     assert_same(concat, additive, params, params, make_batch(problem))
     start, _ = concat.init(torch.Generator().manual_seed(0))

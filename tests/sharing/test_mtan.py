@@ -13,6 +13,7 @@ from autometa.networks import MLP, Parts, Step
 from autometa.networks.conditioning import ConditioningConfig
 from autometa.networks.mlp import MLPConfig
 from autometa.sharing.mtan import MTAN, MTANConfig
+from tests.backbones import BACKBONES, EVERY_BACKBONE, first_half, leaves, read, second_half
 from tests.small import (
     IMAGE,
     TABLE,
@@ -28,19 +29,18 @@ from tests.small import (
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 MTAN_KIND = {"sharing.kind": "mtan"}
 LAYOUTS = pytest.mark.parametrize("layout", ["aligned", "grouped"])
-SHAPES = pytest.mark.parametrize("shape", [TABLE, IMAGE])
 
 
-def settings(shape: tuple[int, ...], depth: int = 3) -> dict[str, object]:
-    return {"backbone.kind": "conv" if shape == IMAGE else "mlp", "backbone.depth": depth}
+def settings(backbone: str, depth: int = 3) -> dict[str, object]:
+    return {"backbone.kind": backbone, "backbone.depth": depth}
 
 
 @LAYOUTS
-@SHAPES
+@EVERY_BACKBONE
 @pytest.mark.parametrize("conditioning", ["none", "multiplicative"])
-def test_with_masks_of_one_it_is_hard(layout, shape, conditioning, monkeypatch):
+def test_with_masks_of_one_it_is_hard(layout, backbone, shape, conditioning, monkeypatch):
     problem = make_problem(layout, shape)
-    how = {**settings(shape), "conditioning.kind": conditioning}
+    how = {**settings(backbone), "conditioning.kind": conditioning}
     hard, attends = make_learner(problem, how), make_learner(problem, {**how, **MTAN_KIND})
     other = trainable(draw(attends)[0])
     params = {name: leaf.detach().requires_grad_() for name, leaf in other.items()}
@@ -104,7 +104,7 @@ def test_equations_on_vectors(layout):
 @LAYOUTS
 def test_equations_on_images(layout):
     problem = same_kind(layout, IMAGE)
-    learner = make_learner(problem, {**MTAN_KIND, **settings(IMAGE, 2)})
+    learner = make_learner(problem, {**MTAN_KIND, **settings("conv", 2)})
     params, _ = draw(learner)
     batch = make_batch(problem)
     outs = []
@@ -132,6 +132,42 @@ def test_equations_on_images(layout):
     assert_close(found, torch.stack(outs), **EXACT)
 
 
+@LAYOUTS
+@pytest.mark.parametrize("shape", [TABLE, IMAGE])
+def test_equations_on_tokens(layout, shape):
+    """u is what leaves the first half of a block; all layers see one token at a time."""
+    problem = same_kind(layout, shape)
+    learner = make_learner(problem, {**MTAN_KIND, **settings("transformer", 2)})
+    params = trainable(draw(learner)[0])
+    batch = make_batch(problem)
+
+    def layer(name: str, h: Tensor, task: int | None = None) -> Tensor:
+        own = leaves(params, name, task)
+        each = [F.linear(token, own["weight"], own["bias"]) for token in h.unbind(2)]
+        return torch.stack([F.layer_norm(token, (8,)) for token in each], 2)
+
+    outs = []
+    for place, task in enumerate(batch.tasks.tolist()):
+        p = batch.x if layout == "aligned" else batch.x[place]
+        features: list[Tensor] = []  # f(â), from the second block on
+        for i in range(2):
+            u = first_half(leaves(params, f"blocks.{i}"), p)
+            p = second_half(leaves(params, f"blocks.{i}"), u)
+            inner = layer(f"masks.{i}.inner", torch.cat([u, *features], 1), task).relu()
+            attended = layer(f"masks.{i}.outer", inner, task).sigmoid() * p
+            features = [layer("links.1", attended).relu()]
+        own = leaves(params, "head", task)
+        outs.append(F.linear(read("transformer", attended), own["weight"], own["bias"]))
+    out = torch.stack(outs)
+    losses = ((out[..., 0] - batch.y) ** 2 * batch.mask).sum(1) / batch.mask.sum(1)
+    assert_close(learner.predict(params, {}, batch.x, batch.tasks), out, **EXACT)
+    total, found, _ = learner.loss(params, {}, batch, Step())
+    assert_close(found, losses, **EXACT)
+    grads = gradients(total, params)
+    for name, grad in gradients(losses.mean(), params).items():
+        assert_close(grads[name], grad, **EXACT)
+
+
 def test_by_hand():
     # two features, two units, one block: U keeps or swaps them, V is the identity, p = relu(x)
     problem = same_kind("aligned", (2,), n_tasks=2)
@@ -153,10 +189,10 @@ def test_by_hand():
 
 
 @LAYOUTS
-@SHAPES
-def test_attention_modules_are_different_leaves(layout, shape):
+@BACKBONES
+def test_attention_modules_are_different_leaves(layout, backbone, shape):
     problem = make_problem(layout, shape)
-    learner = make_learner(problem, {**settings(shape), **MTAN_KIND})
+    learner = make_learner(problem, {**settings(backbone), **MTAN_KIND})
     roles = learner.roles()
     start, _ = learner.init(torch.Generator().manual_seed(0))
     masks = [name for name in roles if name.startswith("masks.")]
@@ -217,5 +253,5 @@ def test_other_activations_are_refused():
     problem = same_kind("aligned")
     backbone = Sequences(MLPConfig(), problem)
     parts = Parts.assemble(problem, backbone, ConditioningConfig(), "multi_head", 0)
-    with pytest.raises(ConfigError, match=r"neither vectors nor images. Found.*\(5, 1\)"):
+    with pytest.raises(ConfigError, match=r"neither vectors nor images, nor.*Found.*\(5, 1\)"):
         MTAN(MTANConfig(), parts)

@@ -17,7 +17,7 @@ from autometa.networks.mlp import MLP, MLPConfig
 from autometa.sharing import Params
 from autometa.sharing.sluice import Sluice, SluiceConfig
 from autometa.trial import check
-from tests.sharing.test_cross_stitch import BACKBONES, block
+from tests.backbones import BACKBONES, block, leaves, read
 from tests.sharing.test_identities import EXACT, LAYOUTS, assert_same, measure
 from tests.small import (
     draw,
@@ -51,10 +51,7 @@ def paper_loop(kind: str, params: Params, batch: Batch, problem: Problem) -> Ten
         x = batch.x if problem.layout == "aligned" else batch.x[place]
         inputs, layers = [x] * n, []
         for i in range(2):
-            own = [
-                block(kind, params[f"blocks.{i}.weight"][j], params[f"blocks.{i}.bias"][j], h)
-                for j, h in enumerate(inputs)
-            ]
+            own = [block(kind, leaves(params, f"blocks.{i}", j), h) for j, h in enumerate(inputs)]
             alpha = params[f"mixing.alpha.{i}"]
             g = alpha.shape[1]
             pieces = torch.stack([piece for h in own for piece in h.chunk(g, dim=1)])  # [TG, …]
@@ -65,8 +62,8 @@ def paper_loop(kind: str, params: Params, batch: Batch, problem: Problem) -> Ten
         if kind == "conv":  # 3×2 after the first block, 1×1 after the second
             layers = [h.mean((2, 3), keepdim=True) for h in layers]
         beta = params["mixing.beta"][task]
-        read = (beta[0] * layers[0] + beta[1] * layers[1]).flatten(1)
-        outs.append(F.linear(read, params["head.weight"][task], params["head.bias"][task]))
+        h = read(kind, beta[0] * layers[0] + beta[1] * layers[1])
+        outs.append(F.linear(h, params["head.weight"][task], params["head.bias"][task]))
     return torch.stack(outs)
 
 
@@ -204,7 +201,10 @@ class TestPenalty:
         learner = make_learner(make_problem(shape=shape), how)
         params = trainable(draw(learner)[0])
         expected = torch.zeros((), dtype=torch.float64)
-        for name in ("blocks.0.weight", "blocks.1.weight"):
+        produce = ("weight",)  # the block's channels
+        if backbone == "transformer":
+            produce = ("project.weight", "reduce.weight")
+        for name in (f"blocks.{i}.{leaf}" for i in range(2) for leaf in produce):
             for weight in params[name]:
                 rows = weight.flatten(1).chunk(4)
                 for g in range(4):

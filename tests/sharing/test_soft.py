@@ -10,10 +10,9 @@ from autometa.networks import Step
 from autometa.training.population import Run, Trainer
 from autometa.training.state import Layout
 from autometa.trial import build
+from tests.backbones import BACKBONES
 from tests.sharing.test_identities import EXACT, LAYOUTS, assert_same
 from tests.small import (
-    IMAGE,
-    TABLE,
     double_precision,
     draw,
     gradients,
@@ -28,7 +27,6 @@ from tests.small import (
 )
 
 SOFT = {"sharing.kind": "soft"}
-BACKBONES = pytest.mark.parametrize(("backbone", "shape"), [("mlp", TABLE), ("conv", IMAGE)])
 
 
 def tie(strength: float) -> Step:
@@ -79,7 +77,8 @@ def test_towers_start_from_one_point_and_heads_do_not(backbone, shape):
             same = torch.equal(leaf[task], leaf[0])
             assert same == (name != "head.weight"), name
     assert all(leaf.is_contiguous() for leaf in params.values())
-    first, second = params["blocks.0.weight"][:2]
+    weight = "project.weight" if backbone == "transformer" else "weight"
+    first, second = params[f"blocks.0.{weight}"][:2]
     first.zero_()  # they are copies
     assert second.any()
 

@@ -16,10 +16,9 @@ from autometa.networks import Step
 from autometa.sharing import Params
 from autometa.sharing.tree import all_trees
 from autometa.training.population import Run, Trainer
+from tests.backbones import BACKBONES
 from tests.contracts.variants import permuted_tasks
 from tests.small import (
-    IMAGE,
-    TABLE,
     double_precision,
     draw,
     gradients,
@@ -35,7 +34,6 @@ from tests.small import (
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 LAYOUTS = pytest.mark.parametrize("layout", ["aligned", "grouped"])
-SHAPES = pytest.mark.parametrize("shape", [TABLE, IMAGE])
 CONDITIONINGS = pytest.mark.parametrize(
     "told",
     [
@@ -73,39 +71,39 @@ def assert_same(first: Learner, second: Learner, batch: Batch) -> None:
 
 
 @LAYOUTS
-@SHAPES
+@BACKBONES
 @CONDITIONINGS
 @pytest.mark.parametrize(
     ("partitions", "split_at"),
     [(None, 3), ("000/000/000", 3), ("000/000/012", 2), ("000/012/012", 1), ("012/012/012", 0)],
 )
-def test_one_group_then_singletons_is_hard(layout, shape, told, partitions, split_at):
+def test_one_group_then_singletons_is_hard(layout, backbone, shape, told, partitions, split_at):
     problem = make_problem(layout, shape)
-    how = {"backbone.kind": "conv" if shape == IMAGE else "mlp", "backbone.depth": 3, **told}
+    how = {"backbone.kind": backbone, "backbone.depth": 3, **told}
     hard = make_learner(problem, {**how, "sharing.split_at": split_at})
     assert_same(hard, make_learner(problem, tree(partitions, **how)), make_batch(problem))
 
 
 @LAYOUTS
-@SHAPES
-def test_all_singletons_is_independent(layout, shape):
+@BACKBONES
+def test_all_singletons_is_independent(layout, backbone, shape):
     problem = make_problem(layout, shape)
-    how = {"backbone.kind": "conv" if shape == IMAGE else "mlp"}
+    how = {"backbone.kind": backbone}
     independent = make_learner(problem, {**how, "sharing.kind": "independent"})
     assert_same(independent, make_learner(problem, tree("012/012", **how)), make_batch(problem))
 
 
 @LAYOUTS
-@SHAPES
+@BACKBONES
 @CONDITIONINGS
 @pytest.mark.parametrize(
     "partitions", ["0000/0010/0120", "0110/0110/0112", "0011/0012/0123", "0001/0102/0102"]
 )
-def test_any_tree_is_towers_with_copied_leaves(layout, shape, told, partitions):
+def test_any_tree_is_towers_with_copied_leaves(layout, backbone, shape, told, partitions):
     # the gradient of a group's leaf is the sum of those of its tasks' copies
     kinds = ("multiclass",) * 4
     problem = make_problem(layout, shape, kinds, (3, 2, 3, 4))
-    how = {"backbone.kind": "conv" if shape == IMAGE else "mlp", "backbone.depth": 3, **told}
+    how = {"backbone.kind": backbone, "backbone.depth": 3, **told}
     branched = make_learner(problem, tree(partitions, **how))
     towers = make_learner(problem, {**how, "sharing.split_at": 0})
     params, buffers = draw(branched)

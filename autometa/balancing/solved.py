@@ -150,6 +150,10 @@ class NashMTL(GradientBalancer):
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         m, before = len(view.tasks), state["weights"]
+        if m == 1:  # ECOS takes no scalar problem; the solution is g / ‖g‖
+            norm = view.gradients[0].sqrt()
+            limit = view.rates["largest"] or 1.0
+            return torch.where(norm > 0, min(1.0, limit) / norm.clamp(min=1e-30), 1.0), state
         if m not in self._problems:
             self._problems[m] = aggregation.NashMTL(n_tasks=m).weighting
         problem = self._problems[m]

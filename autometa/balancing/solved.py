@@ -33,16 +33,20 @@ class FairGrad(GradientBalancer):
     """G w = w^(−1/α), w > 0, by least squares.
 
     Ban & Ji 2024, "Fair Resource Allocation in Multi-Task Learning". With α = 1, ‖Jᵀw‖ = √T
-    whatever the sizes of the gradients.
+    whatever the sizes of the gradients. G/s is solved, s its trace, and its w multiplied by
+    s^(−α/(1+α)), which is the same w: the solver starts from 1/T and does not reach far.
     """
 
     Config = FairGradConfig
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
-        weighting = aggregation.FairGradWeighting(alpha=view.rates["fairness"])
+        alpha = view.rates["fairness"]
+        weighting = aggregation.FairGradWeighting(alpha=alpha)
+        trace = view.gradients.diagonal().sum().item()
         try:
             with np.errstate(all="ignore"):
-                return weighting(view.gradients), state
+                weights = weighting(_unit_trace(view.gradients))
+            return weights * (trace or 1.0) ** (-alpha / (1 + alpha)), state
         except ValueError as exc:  # residuals overflow
             raise Unsolvable from exc
 
@@ -159,9 +163,12 @@ class NashMTL(GradientBalancer):
         problem = self._problems[m]
         problem.max_norm = view.rates["largest"]
         problem.prvs_alpha = before[view.tasks].double().numpy()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # cvxpy on the form of TorchJD's problem
-            weights = problem(_root(view.gradients))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # cvxpy on the form of TorchJD's problem
+                weights = problem(_root(view.gradients))
+        except ValueError as exc:  # all gradients are zero
+            raise Unsolvable from exc
         after = before.clone()
         after[view.tasks] = torch.as_tensor(problem.prvs_alpha).to(before.dtype)
         return weights, {**state, "weights": after}
@@ -170,17 +177,16 @@ class NashMTL(GradientBalancer):
 class NonNegativeProjector(DualConeProjector):
     """TorchJD's projection onto the dual cone, solved as non-negative least squares.
 
-    min vᵀGv subject to v ≥ u is, with v = u + s and G = L Lᵀ, min ‖Lᵀs + Lᵀu‖ subject to s ≥ 0.
-    TorchJD's own projector needs two packages more. As there, 10⁻⁴ is added to the diagonal of G
-    scaled to trace 1; there, gradients shorter than 0.01 count as zero.
+    min vᵀGv subject to v ≥ u is, with v = u + s and G = R Rᵀ, min ‖Rᵀs + Rᵀu‖ subject to s ≥ 0.
+    TorchJD's own projector needs two packages more, and adds 10⁻⁴ trace G to the diagonal of G, in
+    which a task whose gradients are a hundred times shorter than the others' is lost.
     """
 
     def __call__(self, U: Tensor, G: Any) -> Tensor:
-        scaled = _unit_trace(G.double()) + 1e-4 * torch.eye(len(G), dtype=torch.float64)
-        upper = torch.linalg.cholesky(scaled).T.numpy()
+        across = _root(_unit_trace(G.double())).T.numpy()
         rows = np.atleast_2d(U.double().numpy())
         try:
-            moved = np.stack([u + nnls(upper, -upper @ u)[0] for u in rows])
+            moved = np.stack([u + nnls(across, -across @ u)[0] for u in rows])
         except RuntimeError as exc:  # too many iterations
             raise Unsolvable from exc
         return torch.as_tensor(moved).reshape(U.shape).to(U.dtype)

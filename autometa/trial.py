@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -18,7 +19,7 @@ from autometa.config import Config, flatten, nest, parse, per_run
 from autometa.errors import ConfigError, nearest
 from autometa.learners import LEARNERS, Learner
 from autometa.networks import BACKBONES, ConditioningConfig, Parts, Problem
-from autometa.sharing import SHARING
+from autometa.sharing import SHARING, Sharing
 
 #: axis → its registry, for every axis whose choices are classes
 REGISTRIES: dict[str, Mapping[str, Any]] = {
@@ -156,6 +157,7 @@ def check(config: TrialConfig, problem: Problem) -> None:
                 "`none`) where every target is predicted from the same row: with one head and "
                 "nothing else all predictions are equal. Found `head = single_head`."
             )
+    _check_balancing(config, problem)
 
 
 def build(config: TrialConfig, problem: Problem) -> Learner:
@@ -165,16 +167,50 @@ def build(config: TrialConfig, problem: Problem) -> Learner:
         ConfigError: the network cannot be built for this problem.
     """
     check(config, problem)
+    network = _network(config, problem)
+    _, balancing, adaptation = _kinds(config)
+    balancer = BALANCING[balancing](config.balancing)
+    # the abstract base leaves the constructor to each entry of its registry
+    return LEARNERS[adaptation](  # type: ignore[call-arg]
+        config.adaptation, problem, network, config.conditioning, balancer
+    )
+
+
+def _check_balancing(config: TrialConfig, problem: Problem) -> None:
+    sharing, balancing, adaptation = _kinds(config)
+    balancer = BALANCING[balancing]
+    balancer.check()
+    if not (balancer.is_stateless() or LEARNERS[adaptation].balances):
+        allowed = ", ".join(f"`{kind}`" for kind, b in BALANCING.items() if b.is_stateless())
+        raise ConfigError(
+            f"Parameter `balancing.kind` should be one of {allowed} with `adaptation.kind = "
+            f"{adaptation}`. Found `balancing.kind = {balancing}`."
+        )
+    parts = (config.backbone, config.sharing, config.conditioning, config.head, problem)
+    if balancer.needs != "losses" and not _shares(*parts):
+        setting = getattr(config.sharing, "split_at", None)
+        found = f"sharing.kind = {sharing}" + (f", split_at = {setting}" if setting == 0 else "")
+        raise ConfigError(
+            "Parameter `balancing.kind` should be one that balances losses, such as `equal`, where "
+            f"tasks share no parameters ({found}): there is no gradient that they have in common. "
+            f"Found `balancing.kind = {balancing}`."
+        )
+
+
+@lru_cache(maxsize=1024)
+def _shares(
+    backbone: Any, sharing: Any, conditioning: ConditioningConfig, head: Any, problem: Problem
+) -> bool:
+    """Whether some parameters belong to no task alone."""
+    config = TrialConfig(backbone=backbone, sharing=sharing, conditioning=conditioning, head=head)
+    return "shared" in _network(config, problem).roles().values()
+
+
+def _network(config: TrialConfig, problem: Problem) -> Sharing:
     conditioning = config.conditioning
     z_dim = conditioning.dim if conditioning.embedding == "learned" else problem.n_tasks
     parts = Parts.assemble(problem, _backbone(config, problem), conditioning, config.head, z_dim)
-    sharing, balancing, adaptation = _kinds(config)
-    network = SHARING[sharing](config.sharing, parts)
-    # the abstract bases leave the constructor to each entry of their registry
-    balancer = BALANCING[balancing](config.balancing)  # type: ignore[call-arg]
-    return LEARNERS[adaptation](  # type: ignore[call-arg]
-        config.adaptation, problem, network, conditioning, balancer
-    )
+    return SHARING[_kinds(config)[0]](config.sharing, parts)
 
 
 def _backbone(config: TrialConfig, problem: Problem) -> Any:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from autometa.balancing import Balancer, Equal, EqualConfig
 from autometa.config import Config
 from autometa.networks import Problem, Step
 from autometa.sharing import Params, Role
@@ -41,6 +42,12 @@ class Learner(ABC):
     problem: Problem
     #: towers that a row of a grouped suite passes through (all, where towers mix)
     towers_per_row: int = 1
+    #: every balancer works with it: it sets `balancer`, keeps its state in the buffers (as
+    #: `balancing.…`) and gives `combine` that state with the balancer's parameters; a learner that
+    #: does not takes stateless balancers only
+    balances: ClassVar[bool] = False
+    #: what the trainer asks to balance gradients and to renew the state
+    balancer: Balancer = Equal(EqualConfig())
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:

@@ -26,6 +26,7 @@ class Joint(Learner):
     """θ = network, task embeddings and balancing weights; `adapt` is the identity."""
 
     Config = JointConfig
+    balances = True
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class Joint(Learner):
         self.network = network
         self.towers_per_row = problem.n_tasks if network.mixes_tasks else 1
         self._conditioning = conditioning
-        self._balancer = balancer
+        self.balancer = balancer
         self._class_mask = problem.class_mask()
         self._masked = not bool(self._class_mask.all())
 
@@ -48,15 +49,17 @@ class Joint(Learner):
         if self._has_embedding:
             shape = (self.problem.n_tasks, self._conditioning.dim)
             params["embedding.weight"] = torch.randn(shape, generator=generator)
-        for name, leaf in self._balancer.init(self.problem.n_tasks).items():
+        for name, leaf in self.balancer.init(self.problem.n_tasks).items():
             params[f"balancing.{name}"] = leaf
+        for name, leaf in self.balancer.state(self.problem.n_tasks).items():
+            buffers[f"balancing.{name}"] = leaf
         return params, buffers
 
     def roles(self) -> dict[str, Role]:
         roles = self.network.roles()
         if self._has_embedding:
             roles["embedding.weight"] = "task"
-        for name in self._balancer.init(self.problem.n_tasks):
+        for name in self.balancer.init(self.problem.n_tasks):
             roles[f"balancing.{name}"] = "task"
         return roles
 
@@ -69,7 +72,8 @@ class Joint(Learner):
         out, buffers = self._forward(params, buffers, batch.x, batch.tasks, step)
         rows = row_losses(self.problem, at_least_float32(out), batch.y)
         losses, present = task_losses(rows, batch.mask)
-        total = self._balancer.combine(subset(params, "balancing"), losses, present, batch.tasks)
+        weights = subset(params, "balancing") | subset(buffers, "balancing")
+        total = self.balancer.combine(weights, losses, present, batch.tasks, step)
         penalty = self.network.penalty(params, buffers, step)
         return total if penalty is None else total + penalty, losses, buffers
 

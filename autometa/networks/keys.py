@@ -48,6 +48,23 @@ def keep(
     return (bits >= threshold).reshape(tuple(shape))
 
 
+def normal(
+    key: Int[Tensor, ""], stream: int, shape: Sequence[int], dtype: torch.dtype
+) -> Float[Tensor, "*shape"]:
+    """Standard normal numbers (Box and Muller 1958).
+
+    Args:
+        stream: numbers apart the draws from one key.
+    """
+    count = math.prod(shape)
+    bits = _mix(_counter(2 * count, key.device) + (key + _int32(stream * _STREAM)))
+    # the middle of one of 2³² equal parts of (0, 1)
+    uniform = (bits.double() + 2.0**31 + 0.5) / 2.0**32
+    radius = (-2.0 * uniform[:count].log()).sqrt()
+    drawn = radius * (2.0 * math.pi * uniform[count:]).cos()
+    return drawn.to(dtype).reshape(tuple(shape))
+
+
 @lru_cache(maxsize=64)
 def _counter(count: int, device: torch.device) -> Int[Tensor, " count"]:
     return torch.arange(count, dtype=torch.int32, device=device) * _GOLDEN

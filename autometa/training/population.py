@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
 from autometa.sharing import Params
 from autometa.tasks import Rows, TaskSuite
+from autometa.training.balancing import Balancing
 from autometa.training.data import TrainingRows
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
@@ -159,6 +160,31 @@ class Trainer:
         return out
 
 
+class _Gradients(NamedTuple):
+    """Of the runs of a stack, or some of them.
+
+    Attributes:
+        losses: objectives [run].
+        task_losses: [run, task].
+        packed: gradients of the objectives, balanced [run, P].
+        buffers: after the forward pass.
+    """
+
+    losses: Tensor
+    task_losses: Tensor
+    packed: Tensor
+    buffers: Params
+
+
+def _join(parts: Sequence[_Gradients]) -> _Gradients:
+    return _Gradients(
+        torch.cat([part.losses for part in parts]),
+        torch.cat([part.task_losses for part in parts]),
+        torch.cat([part.packed for part in parts]),
+        {n: torch.cat([part.buffers[n] for part in parts]) for n in parts[0].buffers},
+    )
+
+
 class _Stack:
     """One population in motion: the stacked step and its state."""
 
@@ -181,6 +207,7 @@ class _Stack:
         clip = [run.config.optimizer.clip for run in runs]
         self._clip = torch.tensor(clip, device=self._device)[:, None]
         self._rates = self._run_rates()
+        self._balancing = Balancing(self._learner, runs, self._leaves)
         steps = trainer._train.steps(self.optimizer)
         self._total_steps = steps * trainer.max_epochs
         self._steps = steps
@@ -202,16 +229,18 @@ class _Stack:
                 total += self.step(rows.batch(plan, number), state.step + 1)
                 state.step += 1
             state.epoch += 1
+            state.buffers = self._balancing.after_epoch(state.buffers)
             mean = total / self._steps
             bad = torch.where((bad == 0) & ~torch.isfinite(mean), state.epoch, bad)
         return mean.tolist(), bad.tolist()
 
     def step(self, batch: Batch, step: int) -> Tensor:
         """One update of every run on its own batch; returns their losses [run]."""
-        losses, buffers = self._losses(batch, fold(self._keys, step) if self._rates else self._keys)
-        grads = torch.autograd.grad(losses.sum(), list(self._leaves.values()))
+        drawn = self._rates or self._balancing.draws
+        keys = fold(self._keys, step) if drawn else self._keys
+        parts = [self._gradients(batch, keys, part) for part in self._balancing.parts(batch)]
         with torch.no_grad():
-            packed = self._layout.pack(dict(zip(self._leaves, grads, strict=True)))
+            losses, task_losses, packed, buffers = parts[0] if len(parts) == 1 else _join(parts)
             norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
             packed.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
             self._update.update(
@@ -226,26 +255,54 @@ class _Stack:
             if every and step % every == 0:
                 leaves = self._layout.unpack(self.state.values)
                 buffers = vmap(self._learner.after_step)(leaves, buffers)
-            self.state.buffers = buffers
-        return losses.detach()
+            after = task_losses
+            if self._balancing.looks_back:
+                leaves = self._layout.unpack(self.state.values)
+                _, after, _ = self._losses(leaves, self.state.buffers, batch, keys, self._rates)
+            self.state.buffers = self._balancing.after_step(
+                buffers, task_losses, after, batch, keys, self._rates
+            )
+        return losses
+
+    def _gradients(self, batch: Batch, keys: Tensor, part: slice) -> _Gradients:
+        """Losses and balanced gradients of some of the runs."""
+        leaves, buffers, rates = self._leaves, self.state.buffers, self._rates
+        if part != slice(0, len(self.runs)):
+            leaves = {name: leaf[part].detach().requires_grad_() for name, leaf in leaves.items()}
+            buffers = {name: buffer[part] for name, buffer in buffers.items()}
+            rates = {name: rate[part] for name, rate in rates.items()}
+            batch, keys = Batch(*(rows[part] for rows in batch)), keys[part]
+        losses, task_losses, buffers = self._losses(leaves, buffers, batch, keys, rates)
+        changes, buffers = self._balancing.changes(task_losses, leaves, buffers, batch, keys, part)
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        grads = dict(zip(leaves, found, strict=True))
+        grads |= {name: grads[name] + change for name, change in changes.items()}
+        packed = self._layout.pack(grads)
+        return _Gradients(losses.detach(), task_losses.detach(), packed, buffers)
 
     def predict(self, rows: Rows) -> np.ndarray:
         params = self._layout.unpack(self.state.values)
         return predict(self._learner, params, self.state.buffers, rows.x, rows.task, self._device)
 
-    def _losses(self, batch: Batch, keys: Tensor) -> tuple[Tensor, Params]:
+    def _losses(
+        self,
+        leaves: Params,
+        buffers: Params,
+        batch: Batch,
+        keys: Tensor,
+        rates: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor, Params]:
+        """Objectives [run], losses of tasks [run, task], buffers after the pass."""
+
         def one(
             params: Params, buffers: Params, rows: Batch, key: Tensor, rates: dict[str, Tensor]
-        ) -> tuple[Tensor, Params]:
+        ) -> tuple[Tensor, Tensor, Params]:
             phi = self._learner.adapt(params, rows)
-            loss, _, after = self._learner.loss(phi, buffers, rows, Step(True, key, rates))
-            return loss, after
+            return self._learner.loss(phi, buffers, rows, Step(True, key, rates))
 
         on_cuda = self._device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
-            out: tuple[Tensor, Params] = vmap(one)(
-                self._leaves, self.state.buffers, batch, keys, self._rates
-            )
+            out: tuple[Tensor, Tensor, Params] = vmap(one)(leaves, buffers, batch, keys, rates)
         return out
 
     def _at(self, step: int) -> list[Rates]:

@@ -7,6 +7,7 @@ network, the batches' row numbers and the random keys with the trainer, and no o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,18 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from autometa.balancing import GradientBalancer, View
 from autometa.learners import Batch
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
 from autometa.sharing import SHARING, Params
+from autometa.sharing.base import subset
 from autometa.tasks import TaskSuite
 from autometa.training.batches import GroupedRows, plan_aligned
 from autometa.training.population import Run, Trainer
 from autometa.training.state import Layout, PopulationState, load_run, save_run
 from autometa.trial import TrialConfig, build
-from tests.contracts.variants import suite_kinds, training_settings
+from tests.contracts.variants import skip_without_extra, suite_kinds, training_settings
 from tests.small import double_precision, in_double, make_config, make_suite
 
 CPU = torch.device("cpu")
@@ -42,21 +45,26 @@ DROPOUT = (0.0, 0.4, 0.1)
 
 
 def make_runs(values: dict[str, object], n: int = 3) -> list[Run]:
+    skip_without_extra(values)
     runs = []
     for k in range(n):
         own = {f"optimizer.{name}": value for name, value in PER_RUN[k % 3].items()}
         config = make_config({"backbone.dropout": DROPOUT[k % 3], **own, **values})
-        config = make_config({**config.flat(), **own_sharing(config, k), **values})
+        config = make_config({**config.flat(), **own_numbers(config, k), **values})
         runs.append(Run(config, seed=11 + 7 * k))
     assert len({run.config.shape_key() for run in runs}) == 1
     return runs
 
 
-def own_sharing(config: TrialConfig, k: int) -> dict[str, float]:
-    """The numbers of the sharing mechanism that may differ between runs, different in run `k`."""
-    fields = type(config.sharing).model_fields
-    names = [n for n, f in fields.items() if (f.json_schema_extra or {}).get("per_run")]
-    return {f"sharing.{n}": getattr(config.sharing, n) * (0.5, 1.0, 0.8)[k % 3] for n in names}
+def own_numbers(config: TrialConfig, k: int) -> dict[str, float]:
+    """The numbers of sharing and balancing that may differ between runs, different in run `k`."""
+    out = {}
+    for axis in ("sharing", "balancing"):
+        section = getattr(config, axis)
+        for name, field in type(section).model_fields.items():
+            if (field.json_schema_extra or {}).get("per_run"):
+                out[f"{axis}.{name}"] = getattr(section, name) * (0.5, 1.0, 0.8)[k % 3]
+    return out
 
 
 class Reference:
@@ -125,8 +133,10 @@ class Reference:
                 step += 1
                 self.optimizer.zero_grad()
                 how = Step(True, fold(key, step), rates)
-                loss, _, self.buffers = self.learner.loss(self.params, self.buffers, batch, how)
-                loss.backward()
+                loss, each, self.buffers = self.learner.loss(self.params, self.buffers, batch, how)
+                loss.backward(retain_graph=True)
+                if isinstance(self.learner.balancer, GradientBalancer):
+                    self.balance(each, batch, how)
                 norm = torch.cat([p.grad.flatten() for p in self.params.values()]).norm()
                 self.norms.append(norm.item())
                 factor = min(1.0, self.run.config.optimizer.clip / (norm.item() + 1e-6))
@@ -137,9 +147,54 @@ class Reference:
                 if every and step % every == 0:
                     leaves = {name: leaf.detach() for name, leaf in self.params.items()}
                     self.buffers = self.learner.after_step(leaves, self.buffers)
+                self.state(
+                    self.learner.balancer.after_step,
+                    each.detach(),
+                    self.learner.loss(self.params, self.buffers, batch, how)[1].detach(),
+                    batch.mask.any(1),
+                    batch.tasks,
+                    how,
+                )
                 self.scheduler.step()
                 losses.append(loss.item())
+            self.state(self.learner.balancer.after_epoch)
         return sum(losses) / len(losses)
+
+    def state(self, renew: Callable[..., Params], *args: object) -> None:
+        """Renew the balancer's state."""
+        state = renew(subset(self.buffers, "balancing"), *args)
+        self.buffers = self.buffers | {f"balancing.{name}": s for name, s in state.items()}
+
+    def balance(self, losses: Tensor, batch: Batch, step: Step) -> None:
+        """Add to the gradients of shared leaves what the balancer makes of those of the tasks."""
+        balancer, roles = self.learner.balancer, self.learner.roles()
+        assert isinstance(balancer, GradientBalancer)
+        # random numbers are drawn entry by entry: in the order of the row
+        leaves = [self.params[n] for n in Layout(self.params).shapes if roles[n] == "shared"]
+        slots: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for place, task in enumerate(batch.tasks.tolist()):
+            if batch.mask[place].any():
+                found = torch.autograd.grad(
+                    losses[place], leaves, retain_graph=True, materialize_grads=True
+                )
+                row = torch.cat([g.flatten() for g in found])
+                slots.setdefault(task, []).append((losses[place].detach(), row))
+        tasks = sorted(slots)
+        mean = torch.stack([row for found in slots.values() for _, row in found]).mean(0)
+        rows = torch.stack([torch.stack([row for _, row in slots[t]]).mean(0) for t in tasks])
+        task_losses = torch.stack(
+            [torch.stack([loss for loss, _ in slots[t]]).mean() for t in tasks]
+        )
+        seen = rows @ rows.T if balancer.needs == "gramian" else rows
+        assert step.key is not None
+        view = View(task_losses, torch.tensor(tasks), seen, self.run.config.rates(), int(step.key))
+        found, state = balancer.balance(view, subset(self.buffers, "balancing"))
+        self.buffers = self.buffers | {f"balancing.{name}": s for name, s in state.items()}
+        if found is None:
+            return
+        change = (found @ rows if balancer.needs == "gramian" else found) - mean
+        for leaf, piece in zip(leaves, change.split([x.numel() for x in leaves]), strict=True):
+            leaf.grad = leaf.grad + piece.view_as(leaf)
 
     def slot(self, name: str) -> Params:
         state = self.optimizer.state  # torch keeps no buffer without momentum
@@ -155,6 +210,8 @@ def leaves_of(state: PopulationState, like: Params) -> tuple[Params, dict[str, P
 def test_fused_is_one_by_one(values, kind):
     """Losses, gradients (through the optimizer's averages of them) and weights."""
     names = {"mean": "exp_avg", "square": "exp_avg_sq", "momentum": "momentum_buffer"}
+    # where Nash-MTL's solver stops depends on the last digits
+    loose = 1e4 if values.get("balancing.kind") == "nash_mtl" else 1.0
     with double_precision():
         suite = in_double(make_suite(kind))
         # a first run with dropout 0 must not decide for the others
@@ -165,15 +222,15 @@ def test_fused_is_one_by_one(values, kind):
         for k, run in enumerate(runs):
             reference = Reference(suite, run)
             loss = reference.train(EPOCHS)
-            assert results[k].train_loss == pytest.approx(loss, rel=1e-9)
+            assert results[k].train_loss == pytest.approx(loss, rel=1e-9 * loose)
             weights, slots = leaves_of(state, reference.params)
             for name, leaf in reference.params.items():
-                assert_close(weights[name][k], leaf.detach(), rtol=1e-7, atol=1e-9)
+                assert_close(weights[name][k], leaf.detach(), rtol=1e-7 * loose, atol=1e-9 * loose)
             for name, buffer in reference.buffers.items():
-                assert_close(state.buffers[name][k], buffer, rtol=1e-7, atol=1e-9)
+                assert_close(state.buffers[name][k], buffer, rtol=1e-7 * loose, atol=1e-9 * loose)
             for slot, stacked in slots.items():
                 for name, expected in reference.slot(names[slot]).items():
-                    assert_close(stacked[name][k], expected, rtol=1e-6, atol=1e-9)
+                    assert_close(stacked[name][k], expected, rtol=1e-6 * loose, atol=1e-9 * loose)
             clipped.append(any(n > run.config.optimizer.clip for n in reference.norms))
         assert clipped[0]
         assert not clipped[1]

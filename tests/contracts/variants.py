@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
+from autometa.balancing import BALANCING
+from autometa.errors import ConfigError
 from autometa.learners import Learner
 from autometa.networks import Problem
 from autometa.sharing import SHARING, Params, Role
@@ -31,14 +35,47 @@ SHARING_SETTINGS: dict[str, list[Values]] = {
     "deep_relation": [{"sharing.update_every": 1}, {"sharing.split_at": 0}],
 }
 LEARNER_SETTINGS: dict[str, list[Values]] = {"joint": [{}]}
-BALANCING_SETTINGS: dict[str, list[Values]] = {"equal": [{}], "uncertainty": [{}]}
+BALANCING_SETTINGS: dict[str, list[Values]] = {
+    "equal": [{}],
+    "random": [{}],
+    "uncertainty": [{}],
+    "dwa": [{}],
+    "famo": [{}],
+    "imtl_l": [{}],
+    "geometric_mean": [{}],
+    "stch": [{}],
+    "gradnorm": [{}],
+    "pcgrad": [{}],
+    "cagrad": [{}],
+    "mgda": [{}],
+    "imtl_g": [{}],
+    "nash_mtl": [{}],
+    "upgrad": [{}, {"sharing.kind": "tree", "sharing.partitions": "010/012"}],
+    "aligned_mtl": [{}, {"balancing.scale": "rmse"}],
+    "config": [{}, {"sharing.split_at": 1}],
+    "gradvac": [{}],
+    "dualproj": [{}],
+    "fairgrad": [{}],
+    "graddrop": [{}],
+}
 OPTIMIZER_SETTINGS: dict[str, list[Values]] = {
     "adamw": [{}],
     "sgd": [{}, {"optimizer.momentum": 0.0}],
 }
+#: balancers to train where a step has slots of some tasks, too: some with state, and one of each
+#: way in which the rest look at gradients
+SLOTS_MATTER = {"dwa", "famo", "gradnorm", "gradvac", "config", "upgrad"}
 PARTITIONS = "sharing.partitions"
 #: input shape a backbone is tested on
 FEATURES = {"conv": IMAGE}
+
+
+def skip_without_extra(values: Values) -> None:
+    """Leave out a test of a balancer whose extra is not installed."""
+    try:
+        BALANCING[values.get("balancing.kind", "equal")].check()
+    except ConfigError as exc:
+        pytest.skip(str(exc))
 
 
 @dataclass(frozen=True)
@@ -49,6 +86,7 @@ class Variant:
     values: Values = field(default_factory=dict)
 
     def learner(self, problem: Problem | None = None) -> Learner:
+        skip_without_extra(self.values)
         return make_learner(problem or self.problem, self.values)
 
     def __str__(self) -> str:
@@ -142,5 +180,6 @@ def suite_kinds(values: Values) -> list[str]:
     if values.get("backbone.kind") == "transformer":
         return ["aligned", "grouped", "image"] if len(values) == 1 else ["aligned"]
     # grouped: two tasks
-    both = "sharing.kind" in values and not values.keys() & {"sharing.split_at", PARTITIONS}
+    both = "sharing.kind" in values or values.get("balancing.kind") in SLOTS_MATTER
+    both = both and not values.keys() & {"sharing.split_at", PARTITIONS}
     return ["aligned", "grouped"] if both else ["aligned"]

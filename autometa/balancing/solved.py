@@ -1,0 +1,203 @@
+"""Balancers of gradients that solve an optimization problem beyond torch; see `gradients`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import nnls
+from torch import Tensor
+from torchjd import aggregation
+from torchjd.linalg import DualConeProjector
+
+from autometa.balancing.base import Params, Unsolvable, View
+from autometa.balancing.gradients import GradientBalancer
+from autometa.config import Config, per_run
+
+
+class FairGradConfig(Config):
+    """α-fair division of the loss decrease (Ban & Ji 2024).
+
+    `fairness`: α; 1 is proportional fairness, which is Nash-MTL's solution.
+    """
+
+    kind: Literal["fairgrad"] = "fairgrad"
+    fairness: float = per_run(1.0, gt=0.0)
+
+
+class FairGrad(GradientBalancer):
+    """G w = w^(−1/α), w > 0, by least squares.
+
+    Ban & Ji 2024, "Fair Resource Allocation in Multi-Task Learning". With α = 1, ‖Jᵀw‖ = √T
+    whatever the sizes of the gradients. G/s is solved, s its trace, and its w multiplied by
+    s^(−α/(1+α)), which is the same w: the solver starts from 1/T and does not reach far.
+    """
+
+    Config = FairGradConfig
+
+    def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
+        alpha = view.rates["fairness"]
+        weighting = aggregation.FairGradWeighting(alpha=alpha)
+        trace = view.gradients.diagonal().sum().item()
+        try:
+            with np.errstate(all="ignore"):
+                weights = weighting(_unit_trace(view.gradients))
+            return weights * (trace or 1.0) ** (-alpha / (1 + alpha)), state
+        except ValueError as exc:  # residuals overflow
+            raise Unsolvable from exc
+
+
+class UPGradConfig(Config):
+    """The mean of the gradients, each projected so that it hurts no task (Quinton & Rey 2024)."""
+
+    kind: Literal["upgrad"] = "upgrad"
+
+
+class UPGrad(GradientBalancer):
+    """d = mean_t π(g_t), π the projection onto the cone of directions that agree with every g_j.
+
+    Quinton & Rey 2024, "Jacobian Descent for Multi-Objective Optimization".
+    """
+
+    Config = UPGradConfig
+
+    def __init__(self, config: UPGradConfig) -> None:
+        super().__init__(config)
+        self._weighting = aggregation.UPGradWeighting(projector=NonNegativeProjector())
+
+    def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
+        return self._weighting(view.gradients), state
+
+
+class DualProjConfig(Config):
+    """The mean gradient, projected so that it hurts no task (Lopez-Paz & Ranzato 2017)."""
+
+    kind: Literal["dualproj"] = "dualproj"
+
+
+class DualProj(GradientBalancer):
+    """d = π(mean_t g_t), π the projection onto the cone of directions that agree with every g_j.
+
+    Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory for Continual Learning".
+    """
+
+    Config = DualProjConfig
+
+    def __init__(self, config: DualProjConfig) -> None:
+        super().__init__(config)
+        self._weighting = aggregation.DualProjWeighting(projector=NonNegativeProjector())
+
+    def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
+        return self._weighting(view.gradients), state
+
+
+class CAGradConfig(Config):
+    """The best step for the task that gains least, near the mean (Liu et al. 2021).
+
+    `radius`: c, how far from the mean gradient, in lengths of it; 0 is `equal`.
+    """
+
+    kind: Literal["cagrad"] = "cagrad"
+    radius: float = per_run(0.4, ge=0.0)
+
+
+class CAGrad(GradientBalancer):
+    """d = argmax min_t ⟨g_t, d⟩ over ‖d − ḡ‖ ≤ c ‖ḡ‖, ḡ = mean_t g_t.
+
+    Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning". G is scaled to
+    trace 1 first, which leaves w as it is: TorchJD takes gradients shorter than 0.01 for zero.
+    """
+
+    Config = CAGradConfig
+    packages = ("cvxpy", "clarabel")
+
+    def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
+        import cvxpy
+
+        weighting = aggregation.CAGradWeighting(c=view.rates["radius"])
+        try:
+            return weighting(_unit_trace(view.gradients)), state
+        except (cvxpy.SolverError, TypeError) as exc:  # TypeError: it has no solution to use
+            raise Unsolvable from exc
+
+
+class NashMTLConfig(Config):
+    """The Nash bargaining solution (Navon et al. 2022).
+
+    `largest`: ‖Jᵀw‖ is at most this; 0 for no limit.
+    """
+
+    kind: Literal["nash_mtl"] = "nash_mtl"
+    largest: float = per_run(1.0, ge=0.0)
+
+
+class NashMTL(GradientBalancer):
+    """G w = 1/w by successive convex problems, started from the w of the step before.
+
+    Navon et al. 2022, "Multi-Task Learning as a Bargaining Game". `fairgrad` with `fairness = 1`
+    solves the same equation directly, in a fraction of the time.
+    """
+
+    Config = NashMTLConfig
+    packages = ("cvxpy", "ecos")
+
+    def __init__(self, config: NashMTLConfig) -> None:
+        super().__init__(config)
+        self._problems: dict[int, Any] = {}
+
+    def state(self, n_tasks: int) -> Params:
+        return {"weights": torch.ones(n_tasks)}
+
+    def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
+        m, before = len(view.tasks), state["weights"]
+        if m == 1:  # ECOS takes no scalar problem; the solution is g / ‖g‖
+            norm = view.gradients[0].sqrt()
+            limit = view.rates["largest"] or 1.0
+            return torch.where(norm > 0, min(1.0, limit) / norm.clamp(min=1e-30), 1.0), state
+        if m not in self._problems:
+            self._problems[m] = aggregation.NashMTL(n_tasks=m).weighting
+        problem = self._problems[m]
+        problem.max_norm = view.rates["largest"]
+        problem.prvs_alpha = before[view.tasks].double().numpy()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # cvxpy on the form of TorchJD's problem
+                weights = problem(_root(view.gradients))
+        except ValueError as exc:  # all gradients are zero
+            raise Unsolvable from exc
+        after = before.clone()
+        after[view.tasks] = torch.as_tensor(problem.prvs_alpha).to(before.dtype)
+        return weights, {**state, "weights": after}
+
+
+class NonNegativeProjector(DualConeProjector):
+    """TorchJD's projection onto the dual cone, solved as non-negative least squares.
+
+    min vᵀGv subject to v ≥ u is, with v = u + s and G = R Rᵀ, min ‖Rᵀs + Rᵀu‖ subject to s ≥ 0.
+    TorchJD's own projector needs two packages more, and adds 10⁻⁴ trace G to the diagonal of G, in
+    which a task whose gradients are a hundred times shorter than the others' is lost.
+    """
+
+    def __call__(self, U: Tensor, G: Any) -> Tensor:
+        across = _root(_unit_trace(G.double())).T.numpy()
+        rows = np.atleast_2d(U.double().numpy())
+        try:
+            moved = np.stack([u + nnls(across, -across @ u)[0] for u in rows])
+        except RuntimeError as exc:  # too many iterations
+            raise Unsolvable from exc
+        return torch.as_tensor(moved).reshape(U.shape).to(U.dtype)
+
+
+def _unit_trace(G: Float[Tensor, "task task"]) -> Float[Tensor, "task task"]:
+    trace = G.diagonal().sum()
+    return torch.where(trace > 0, G / trace.clamp(min=math.ulp(0.0)), G)
+
+
+def _root(G: Float[Tensor, "task task"]) -> Float[Tensor, "task task"]:
+    """R with R Rᵀ = G: for weights, as good as J."""
+    values, vectors = torch.linalg.eigh(G)
+    return vectors * values.clamp(min=0.0).sqrt()

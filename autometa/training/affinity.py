@@ -90,6 +90,7 @@ def task_affinity(
     epochs: int,
     seed: int = 0,
     per_epoch: int = 4,
+    lookahead: bool = True,
     device: torch.device,
 ) -> Affinity:
     """Train one run and measure at `per_epoch` evenly spaced steps of each epoch.
@@ -98,6 +99,8 @@ def task_affinity(
         suite: its validation and test rows are not read.
         epochs: length of the training, which the learning rate's schedule spans.
         seed: of the run and of the measuring batches.
+        lookahead: whether to measure `affinity`, whose cost grows with T² and is most of the cost
+            of many tasks; it is NaN if not.
 
     Raises:
         ConfigError: tasks share no parameter under `config`.
@@ -105,7 +108,7 @@ def task_affinity(
     """
     only = _training_rows_only(suite)
     trainer = Trainer(only, epochs, device)
-    probe = _Probe(only.rows("train"), trainer.problem, config, seed, per_epoch, device)
+    probe = _Probe(only.rows("train"), trainer.problem, config, seed, per_epoch, lookahead, device)
     runs = [Run(config, seed)]
     (result,), _ = trainer.train(runs, trainer.start(runs), epochs, before_step=probe)
     if result.reason is not None:
@@ -123,6 +126,7 @@ class _Probe:
         config: TrialConfig,
         seed: int,
         per_epoch: int,
+        lookahead: bool,
         device: torch.device,
     ) -> None:
         self._rows, self._grouped = rows, problem.layout == "grouped"
@@ -147,6 +151,7 @@ class _Probe:
         self._step = Step(
             rates={n: torch.tensor(v, device=device) for n, v in config.rates().items()}
         )
+        self._lookahead = lookahead
         self._device = device
         self._generator = torch.Generator().manual_seed(seed)
         self._cosine: list[list[Tensor]] = []
@@ -215,6 +220,8 @@ class _Probe:
         undefined = ~(seen[:, None] & seen[None])
         cosine = (unit @ unit.T).clamp(-1.0, 1.0).masked_fill(undefined, math.nan)
 
+        if not self._lookahead:
+            return cosine, torch.full_like(cosine, math.nan), loss
         with torch.no_grad():
             start = self._shared.pack(shared)
             size = max(1, _CELLS // batch.y.numel())

@@ -38,7 +38,7 @@ def measured(suite: TaskSuite, **options: Any) -> Affinity:
 
 def probe_of(suite: TaskSuite, values: dict[str, object]) -> _Probe:
     problem = Trainer(suite, 1, CPU).problem
-    return _Probe(suite.rows("train"), problem, make_config(values), 0, 1, CPU)
+    return _Probe(suite.rows("train"), problem, make_config(values), 0, 1, True, CPU)
 
 
 # --- one measurement, by hand
@@ -218,6 +218,15 @@ def test_validation_and_test_rows_are_never_read(layout: str) -> None:
     assert np.isfinite(clean.cosine).all()
     for name in ("cosine", "affinity", "loss"):
         np.testing.assert_array_equal(getattr(found, name), getattr(clean, name))
+
+
+def test_cosines_alone_are_the_same_cosines() -> None:
+    suite = make_suite("grouped")
+    every, alone = measured(suite), measured(suite, lookahead=False)
+    np.testing.assert_array_equal(alone.cosine, every.cosine)
+    np.testing.assert_array_equal(alone.loss, every.loss)
+    assert np.isnan(alone.affinity).all()
+    assert np.isfinite(every.affinity).all()
 
 
 def test_same_seed_same_numbers_and_another_seed_others() -> None:

@@ -109,7 +109,7 @@ def search(
         else check_study_name(study_name)
     )
     earlier = earlier_attrs(place, name, storage, resume)
-    bound = choose_space(space, loaded, name, earlier)
+    bound = choose_space(space, loaded, name, earlier, settings, notify)
     attrs = study_attrs(name, loaded, bound, settings, earlier)
     with ExitStack() as stack:
         tracker = stack.enter_context(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from autometa.api.grouping import nested_groups
 from autometa.errors import StudyError, UserError
 from autometa.home import Home
 from autometa.searching.loop import SearchSettings
+from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
 from autometa.space import Space, default_space
 from autometa.study import StudyHandle, list_studies, make_sampler, read_study
@@ -18,6 +21,9 @@ from autometa.training.devices import find_device
 
 #: settings that a resumed study must keep: its rungs, seeds and arms depend on them
 _FIXED = ("max_epochs", "seed", "pruner", "independent_share")
+
+#: attribute of a study: the nested groups that its trees are made of
+GROUPS = "task_groups"
 
 
 def check_settings(settings: SearchSettings, workers: int | None, gpus: float) -> None:
@@ -72,14 +78,35 @@ def earlier_attrs(home: Home, name: str, storage: str | None, resume: bool) -> d
 
 
 def choose_space(
-    space: str | Path | None, suite: TaskSuite, name: str, earlier: dict[str, Any]
+    space: str | Path | None,
+    suite: TaskSuite,
+    name: str,
+    earlier: dict[str, Any],
+    settings: SearchSettings,
+    notify: Callable[[Progress], None],
 ) -> Space:
-    """The space that was named, that of the study to go on with, or the suite's default."""
+    """The space that was named, that of the study to go on with, or the suite's default.
+
+    If it has trees of many tasks, their groups are those of the study to go on with, or measured
+    now, on training rows.
+    """
     if space is not None:
-        return Space.load(space).bind(suite)
-    if "space" in earlier:
-        return Space.from_yaml(earlier["space"], f"the space of study `{name}`").bind(suite)
-    return default_space(suite).bind(suite)
+        chosen = Space.load(space)
+    elif "space" in earlier:
+        chosen = Space.from_yaml(earlier["space"], f"the space of study `{name}`")
+    else:
+        chosen = default_space(suite)
+    bound = chosen.bind(suite)
+    if not bound.cuts:
+        return bound
+    groups = earlier.get(GROUPS)
+    if groups is None or len(groups[0]) != suite.n_tasks:  # other data is refused later
+        message = (
+            f"Measuring how the gradients of {suite.n_tasks} tasks agree, to group them in trees"
+        )
+        notify(Progress("search", 0, settings.n_trials, message=message))
+        groups = nested_groups(suite, settings.seed, find_device(settings.device))
+    return chosen.bind(suite, groups)
 
 
 def study_attrs(
@@ -103,6 +130,7 @@ def study_attrs(
                 f"keep it. Found `{key} = {value}`."
             )
     return {
+        **({GROUPS: list(space.cuts)} if space.cuts else {}),
         "suite": suite.describe(),
         "space": space.text,
         "settings": asdict(settings),

@@ -22,7 +22,7 @@ from autometa.searching.executors import FINISHED
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.units import UnitResult, WorkUnit, checkpoint_path
-from autometa.space import Arm, Space
+from autometa.space import Arm, Space, readable
 from autometa.study import StudyHandle, make_sampler
 from autometa.tracking import Tracker
 from autometa.training.population import RunResult
@@ -190,7 +190,10 @@ class SearchLoop:
             live = self._configure(trial, arm)
             self._waiting[trial.number] = live
             self._total += 1
-            searched = {**trial.params, "sharing.kind": live.config["sharing.kind"]}
+            searched = {
+                **readable(trial.params, live.config),
+                "sharing.kind": live.config["sharing.kind"],
+            }
             self._tracker.trial_started(trial.number, searched, {"arm": arm})
         self._handle.commit()
 

@@ -6,6 +6,8 @@ Branched multi-task networks (Vandenhende et al. 2020), BMTAS (Bruggemann et al.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -27,16 +29,29 @@ def all_trees(n_tasks: int, n_blocks: int) -> list[str]:
 
     From one group in every block to all tasks apart in every block, in lexicographic order.
     """
-    every = _growth_strings(n_tasks)
-    chains: list[tuple[Partition, ...]] = [()]
+    chains: list[tuple[str, ...]] = [()]
     for _ in range(n_blocks):
         chains = [
             (*chain, fine)
             for chain in chains
-            for fine in every
-            if not chain or _refines(fine, chain[-1])
+            for fine in refinements(chain[-1] if chain else "0" * n_tasks)
         ]
-    return ["/".join(map(_text, chain)) for chain in chains]
+    return ["/".join(chain) for chain in chains]
+
+
+@lru_cache(maxsize=256)
+def refinements(partition: str) -> tuple[str, ...]:
+    """Every partition whose groups lie within those of `partition`, in lexicographic order.
+
+    For one group these are all partitions: 5 of 3 tasks, 15 of 4, 52 of 5, 203 of 6.
+    """
+    coarse = _parse(partition)
+    return tuple(_text(fine) for fine in _growth_strings(len(coarse)) if _refines(fine, coarse))
+
+
+def canonical(groups: Sequence[int]) -> str:
+    """The text of a partition: the group of each task, whatever the groups' numbers are."""
+    return _text(_renumbered(tuple(groups)))
 
 
 def _canonical(value: Any) -> Any:

@@ -1,17 +1,30 @@
 """Search spaces: YAML files, what they suggest, and whether a suite can build all of it."""
 
-from autometa.space.parameters import Categorical, Fixed, Float, Int, Parameter, Suggests
+from autometa.space.parameters import (
+    MAX_CLUSTERS,
+    Categorical,
+    Fixed,
+    Float,
+    Int,
+    Parameter,
+    Partitions,
+    Suggests,
+    readable,
+)
 from autometa.space.space import Arm, Space, default_space, shipped_spaces
 
 __all__ = [
+    "MAX_CLUSTERS",
     "Arm",
     "Categorical",
     "Fixed",
     "Float",
     "Int",
     "Parameter",
+    "Partitions",
     "Space",
     "Suggests",
     "default_space",
+    "readable",
     "shipped_spaces",
 ]

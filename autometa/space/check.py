@@ -13,7 +13,15 @@ from typing import Any
 
 from autometa.errors import ConfigError, SpaceError, nearest
 from autometa.networks import Problem
-from autometa.space.parameters import Categorical, Fixed, Float, Int, Parameter
+from autometa.space.parameters import (
+    Categorical,
+    Fixed,
+    Float,
+    Int,
+    Parameter,
+    Partitions,
+    n_blocks,
+)
 from autometa.space.space import (
     INDEPENDENT,
     KIND,
@@ -155,7 +163,9 @@ def _pairs(space: Space, arm: Arm) -> Iterator[Assignment]:
     possible = space.possible(arm)
     parameters = dict(space._arm_parameters(arm))
     choices = [
-        (name, value) for name in possible for value in _spread(parameters[name], possible[name])
+        (name, value)
+        for name in possible
+        for value in _candidates(space, parameters[name], possible, name)
     ]
     seen: set[frozenset[Choice]] = set()
     for (name, value), (other, second) in combinations(choices, 2):
@@ -166,6 +176,14 @@ def _pairs(space: Space, arm: Arm) -> Iterator[Assignment]:
         if branch is not None:
             seen.update(map(frozenset, combinations(branch.items(), 2)))
             yield branch
+
+
+def _candidates(
+    space: Space, parameter: Parameter, possible: Mapping[str, tuple[Any, ...]], name: str
+) -> tuple[Any, ...]:
+    if isinstance(parameter, Partitions):
+        return tuple(tree for n in space.block_counts(possible) for tree in parameter.examples(n))
+    return _spread(parameter, possible[name])
 
 
 def _complete(
@@ -203,6 +221,8 @@ def _values(
         return parameter.choices
     if isinstance(parameter, Float):
         return (parameter.low,)
+    if isinstance(parameter, Partitions):
+        return parameter.examples(n_blocks(given))
     missing = [b for b in (parameter.low, parameter.high) if isinstance(b, str) and b not in given]
     if missing:
         raise SpaceError(
@@ -244,7 +264,7 @@ def _drop(space: Space, lost: Mapping[Choice, str]) -> Space:
                 f"{_title(space)}: independent networks cannot be built on this suite, and nothing "
                 f"can be compared without them: {lost[KIND, INDEPENDENT]}"
             )
-        narrowed = _narrow(parameter, gone)
+        narrowed = None if isinstance(parameter, Partitions) else _narrow(parameter, gone)
         if narrowed is None and name == KIND:
             narrowed = Categorical(type="categorical", choices=(INDEPENDENT,))
         if narrowed is None:
@@ -260,9 +280,9 @@ def _drop(space: Space, lost: Mapping[Choice, str]) -> Space:
     space = _without_unreachable(space.without(changes, reasons))
     for name, value in emptied:
         if name in space.parameters:
-            raise SpaceError(
-                f"{_title(space)} cannot be built with any choice of `{name}`: {lost[name, value]}"
-            )
+            is_tree = isinstance(space.parameters[name], Partitions)
+            what = f"`{name} = {value}`" if is_tree else f"any choice of `{name}`"
+            raise SpaceError(f"{_title(space)} cannot be built with {what}: {lost[name, value]}")
     return space
 
 

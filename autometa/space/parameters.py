@@ -1,4 +1,7 @@
-"""The kinds of parameters that a search space file may hold: fixed, float, int, categorical."""
+"""The kinds of parameters that a search space file may hold.
+
+Fixed, float, int, categorical, and the partitions of a tree of tasks.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from pydantic import BeforeValidator, Field
 
 from autometa.config import Config, parse
 from autometa.errors import SpaceError, nearest
+from autometa.sharing.tree import refinements
+
+PARTITIONS = "sharing.partitions"
+CLUSTERS = "sharing.clusters"
+BLOCKS_FROM = ("backbone.kind", "backbone.depth")
+"""Parameters that fix the number of blocks."""
+MAX_LISTED = 5
+"""Up to so many tasks every tree is a point of the space: 52 partitions of 5 tasks, 203 of 6."""
+MAX_CLUSTERS = 8
+"""Beyond `MAX_LISTED`, a block has at most so many groups."""
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -109,11 +127,117 @@ class Categorical(Config):
         return trial.suggest_categorical(name, self.choices)
 
 
-Parameter = Fixed | Float | Int | Categorical
-TYPES: dict[str, type[Float] | type[Int] | type[Categorical]] = {
+class PartitionsEntry(Config):
+    """What a file says of them: that they are searched."""
+
+    type: Literal["partitions"]
+    when: When = Field(default_factory=dict)
+
+
+class Partitions(PartitionsEntry):
+    """A tree of tasks, suggested block by block; each partition refines the one before.
+
+    Up to `MAX_LISTED` tasks: `sharing.partitions.1` is any partition, `sharing.partitions.2.0011`
+    any refinement of `0011`, and so on. What may be chosen follows from the name, as Optuna wants
+    it, and equal trees are one point. Beyond: the groups of a block are a cut of one dendrogram of
+    the tasks, `sharing.clusters.1` ≤ `sharing.clusters.2` ≤ … clusters, so each refines the one
+    before. What has one choice is not asked for. That all tasks are apart from the first block on
+    is left out: it is the independent arm.
+
+    `n_tasks`: 0 until the space is bound to a suite. `cuts`: the tasks in 1, 2, … clusters; empty
+    up to `MAX_LISTED` tasks.
+    """
+
+    n_tasks: int = 0
+    cuts: tuple[str, ...] = ()
+
+    def bound(self, n_tasks: int, cuts: Sequence[str] | None) -> Partitions:
+        """For so many tasks; beyond `MAX_LISTED` without `cuts`, placeholders good for checks."""
+        most = min(n_tasks, MAX_CLUSTERS)
+        if n_tasks <= MAX_LISTED:
+            found: tuple[str, ...] = ()
+        elif cuts is not None:
+            found = tuple(cuts)
+        else:  # one more task set apart in each
+            found = tuple(
+                "".join(str(min(task, k)) for task in range(n_tasks)) for k in range(most)
+            )
+        return self.model_copy(update={"n_tasks": n_tasks, "cuts": found})
+
+    def suggest(self, trial: Suggests, name: str, given: Mapping[str, Any]) -> str:
+        chosen: list[str] = []
+        for block in range(1, n_blocks(given) + 1):
+            choices = self._choices(chosen[-1] if chosen else None)
+            if len(choices) == 1:
+                chosen.append(choices[0])
+            elif self.cuts:
+                low = self.cuts.index(choices[0]) + 1
+                count = trial.suggest_int(f"{CLUSTERS}.{block}", low, low + len(choices) - 1)
+                chosen.append(self.cuts[count - 1])
+            else:
+                asked = f"{name}.{block}" + (f".{chosen[-1]}" if chosen else "")
+                chosen.append(trial.suggest_categorical(asked, choices))
+        return "/".join(chosen)
+
+    def distributions(self, name: str, blocks: int) -> dict[str, BaseDistribution]:
+        """Everything that can be asked for in a tree of at most so many blocks."""
+        out: dict[str, BaseDistribution] = {}
+        first = self._choices(None)
+        if self.cuts:
+            out[f"{CLUSTERS}.1"] = IntDistribution(1, len(first))
+            for block in range(2, blocks + 1):
+                out[f"{CLUSTERS}.{block}"] = IntDistribution(1, len(self.cuts))
+            return out
+        if len(first) > 1:
+            out[f"{name}.1"] = CategoricalDistribution(first)
+        reached = dict.fromkeys(first)
+        for block in range(2, blocks + 1):
+            for before in reached:
+                if len(choices := self._choices(before)) > 1:
+                    out[f"{name}.{block}.{before}"] = CategoricalDistribution(choices)
+            reached = dict.fromkeys(fine for before in reached for fine in self._choices(before))
+        return out
+
+    def examples(self, blocks: int) -> tuple[str, ...]:
+        """Trees that stand for all in checks: first splits at every block, coarse and fine."""
+        first = self._choices(None)
+        one, finest = first[0], self._choices(first[0])[-1]
+        trees = [[one] * at + [finest] * (blocks - at) for at in range(1, blocks + 1)]
+        trees += [[first[min(1, len(first) - 1)]] * blocks, [first[-1]] * blocks]
+        return tuple(dict.fromkeys("/".join(tree) for tree in trees))
+
+    def _choices(self, before: str | None) -> tuple[str, ...]:
+        """Partitions of the block that follows `before` (None: of the first)."""
+        if before is not None:
+            return self.cuts[self.cuts.index(before) :] if self.cuts else refinements(before)
+        every = self.cuts or refinements("0" * self.n_tasks)
+        apart = len(set(every[-1])) == self.n_tasks > 1
+        return every[:-1] if apart else every
+
+
+def n_blocks(given: Mapping[str, Any]) -> int:
+    """Blocks of the network under an assignment that may leave the backbone at its defaults."""
+    from autometa.trial import TrialConfig
+
+    backbone: Any = TrialConfig.from_flat({n: given[n] for n in BLOCKS_FROM if n in given}).backbone
+    return int(backbone.depth)
+
+
+def readable(params: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What was suggested, with the tree as a whole in place of the questions it was put together
+    from; `config` is the trial's configuration, None if it is not known yet."""
+    asked = [n for n in params if n.startswith((f"{PARTITIONS}.", f"{CLUSTERS}."))]
+    if not asked or config is None:
+        return dict(params)
+    return {n: v for n, v in params.items() if n not in asked} | {PARTITIONS: config[PARTITIONS]}
+
+
+Parameter = Fixed | Float | Int | Categorical | Partitions
+TYPES: dict[str, type[Config]] = {
     "float": Float,
     "int": Int,
     "categorical": Categorical,
+    "partitions": PartitionsEntry,
 }
 
 
@@ -138,14 +262,18 @@ def read_parameter(raw: Any, name: str, where: str) -> Parameter:
             f"{nearest(kind, TYPES)}"
         )
     data = {k: _number(v) if k in ("low", "high", "step") else v for k, v in raw.items()}
-    parameter = parse(TYPES[kind], data, where=f"{where}: {name}", error=SpaceError)
+    parameter: Any = parse(TYPES[kind], data, where=f"{where}: {name}", error=SpaceError)
+    if isinstance(parameter, PartitionsEntry):
+        if name != PARTITIONS:
+            raise SpaceError(f"{place}: `type: partitions` is for `{PARTITIONS}` alone.")
+        return Partitions.model_validate(data)
     if isinstance(parameter, Categorical):
         if len(set(parameter.choices)) < len(parameter.choices):
             raise SpaceError(f"{place}: a choice appears twice in {list(parameter.choices)}.")
         return parameter
     low, high = parameter.low, parameter.high
     known = not isinstance(low, str) and not isinstance(high, str)
-    if known and low > high:  # type: ignore[operator]  # `known`: both are numbers, not names
+    if known and low > high:
         raise SpaceError(
             f"{place}: `low` should be at most `high`. Found `low = {low}`, `high = {high}`."
         )

@@ -7,6 +7,7 @@
       conditioning.at:
         {type: categorical, choices: [input, every], when: {conditioning.kind: multiplicative}}
 
+`sharing.partitions: {type: partitions}` searches trees of tasks (`parameters.Partitions`).
 A parameter is suggested only where all of its `when` hold; elsewhere its default holds. One file
 describes both arms of a study: in the arm `independent` the parameter `sharing.kind` is not
 suggested but fixed to `independent`, and what hangs on other kinds of sharing falls away.
@@ -25,12 +26,15 @@ from pydantic import Field
 from autometa.config import Config, parse, read_yaml
 from autometa.errors import SpaceError, nearest
 from autometa.space.parameters import (
+    BLOCKS_FROM,
     Categorical,
     Fixed,
     Float,
     Int,
     Parameter,
+    Partitions,
     Suggests,
+    n_blocks,
     read_parameter,
 )
 
@@ -126,12 +130,15 @@ class Space:
 
     def distributions(self, arm: Arm) -> dict[str, BaseDistribution]:
         """Optuna's distribution of everything this arm can be suggested; a bound that names
-        another parameter is taken at its widest."""
+        another parameter is taken at its widest. Trees need a space that is bound."""
         possible = self.possible(arm)
         widest = {n: (min(v), max(v)) for n, v in possible.items() if v and _all_ints(v)}
         out: dict[str, BaseDistribution] = {}
         for name, parameter in self._arm_parameters(arm):
             if name not in possible or isinstance(parameter, Fixed):
+                continue
+            if isinstance(parameter, Partitions):
+                out.update(parameter.distributions(name, self.block_counts(possible)[-1]))
                 continue
             if isinstance(parameter, Int):
                 low, high = parameter.low, parameter.high
@@ -141,8 +148,19 @@ class Space:
             out[name] = parameter.distribution({})
         return out
 
-    def bind(self, suite: TaskSuite | Problem) -> Space:
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The nested groups that trees are made of; empty without trees of many tasks."""
+        found = [p.cuts for p in self.parameters.values() if isinstance(p, Partitions)]
+        return found[0] if found else ()
+
+    def bind(self, suite: TaskSuite | Problem, cuts: Sequence[str] | None = None) -> Space:
         """This space for one suite, every branch of it known to be buildable.
+
+        Args:
+            cuts: partitions of the tasks into 1, 2, … clusters, each refining the one before, of
+                which trees of more than `MAX_LISTED` tasks are made. Without them the groups are
+                placeholders: enough to check the space, not to search it.
 
         Raises:
             SpaceError: an unknown parameter or choice (with the nearest valid one), a branch that
@@ -151,7 +169,13 @@ class Space:
         from autometa.networks import Problem
         from autometa.space.check import checked
 
-        return checked(self, suite if isinstance(suite, Problem) else Problem.of(suite))
+        problem = suite if isinstance(suite, Problem) else Problem.of(suite)
+        trees: dict[str, Parameter | None] = {
+            name: parameter.bound(problem.n_tasks, cuts)
+            for name, parameter in self.parameters.items()
+            if isinstance(parameter, Partitions)
+        }
+        return checked(self.without(trees, []), problem)
 
     def without(self, names: Mapping[str, Parameter | None], reasons: Sequence[str]) -> Space:
         """A copy in which some parameters are narrowed, or removed (None)."""
@@ -179,6 +203,13 @@ class Space:
                 if name == KIND and arm is None:
                     found[name] = tuple(dict.fromkeys((*found[name], INDEPENDENT)))
         return found
+
+    def block_counts(self, possible: Mapping[str, tuple[Any, ...]]) -> list[int]:
+        """Every number of blocks that a network can have, from what `possible` returned."""
+        kinds, depths = (
+            [{name: value} for value in possible.get(name, ())] or [{}] for name in BLOCKS_FROM
+        )
+        return sorted({n_blocks({**kind, **depth}) for kind in kinds for depth in depths})
 
     def _can_hold(
         self,
@@ -214,7 +245,15 @@ class Space:
             return (parameter.value,)
         if isinstance(parameter, Categorical):
             return parameter.choices
-        if isinstance(parameter, Float):
+        if isinstance(parameter, Partitions):
+            names = list(self.parameters)
+            for other in BLOCKS_FROM:
+                if other in names[names.index(name) :]:
+                    raise SpaceError(
+                        f"Parameter `{name}` in {self.where} should come after `{other}`, which "
+                        "says how many blocks there are."
+                    )
+        if isinstance(parameter, Float | Partitions):
             return ()
         ends = []
         for key, bound, pick in (("low", parameter.low, min), ("high", parameter.high, max)):

@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 
 from autometa.errors import InfrastructureError, StudyError, nearest
 from autometa.home import Home, check_study_name
-from autometa.space import Space
+from autometa.space import Space, readable
 from autometa.space.space import KIND
 from autometa.study.databases import (
     DatabaseOwner,
@@ -150,14 +150,15 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
     Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (None unless
-    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it), `epoch`
-    (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
+    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it; a tree of
+    tasks as one value), `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`,
+    `config`, `started`, `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
         attrs = trial.user_attrs
         arm = attrs.get("arm")
-        params = dict(trial.params)
+        params = readable(trial.params, attrs.get("config"))
         if arm == "independent":
             params = {KIND: "independent", **params}
         rows.append(

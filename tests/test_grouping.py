@@ -191,13 +191,13 @@ def test_groups_are_measured_only_where_trees_need_them(
         settings = SearchSettings(n_trials=4, max_epochs=2)
         return prepare.choose_space(space, small(n_tasks), "s", earlier, settings, said.append)
 
-    choose("sharing", 6, {})
-    choose("every_sharing", 5, {})
+    choose("hard", 6, {})
+    choose("sharing", 5, {})
     cuts = cut(np.ones((6, 6)), 8)
-    assert choose("every_sharing", 6, {"task_groups": list(cuts)}).cuts == cuts
+    assert choose("sharing", 6, {"task_groups": list(cuts)}).cuts == cuts
     assert said == []
     with pytest.raises(AssertionError, match="measured"):
-        choose("every_sharing", 6, {})
+        choose("sharing", 6, {})
     assert "6 tasks" in str(said[0].message)
 
 

@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from autometa.errors import SpaceError
 from autometa.networks import Problem
+from autometa.sharing import SHARING
 from autometa.space import Space, default_space, shipped_spaces
 from autometa.space import check as space_check
 from autometa.trial import TrialConfig, build
@@ -56,6 +57,9 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the shipped spaces
 
 
+EVERY_SHARING = [kind for kind in SHARING if kind != "independent"]
+
+
 def test_default_space_is_the_one_agreed() -> None:
     found = Space.load("sharing")
     assert found.arms == ("sharing", "independent")
@@ -71,8 +75,14 @@ def test_default_space_is_the_one_agreed() -> None:
     }
     assert found.distributions("independent") == both
     assert found.distributions("sharing") == both | {
-        "sharing.kind": some(["hard"]),
+        "sharing.kind": some(EVERY_SHARING),
         "sharing.split_at": IntDistribution(1, 3),
+        "sharing.tie": FloatDistribution(1e-5, 10.0, log=True),
+        "sharing.units": some(["layer", "channel"]),
+        "sharing.init_same": some([0.9, 1.0]),
+        "sharing.relation": FloatDistribution(1e-6, 1e-1, log=True),
+        "sharing.orthogonality": FloatDistribution(1e-5, 1e-1, log=True),
+        "sharing.mixing_lr": FloatDistribution(1.0, 100.0, log=True),
         "conditioning.kind": some(["none", "concat", "additive", "multiplicative"]),
         "conditioning.at": some(["input", "every", "last", "head"]),
         "head": some(["multi_head", "single_head"]),
@@ -84,8 +94,8 @@ def test_default_space_is_the_one_agreed() -> None:
     [
         ("sharing", TABLE, "mlp"),
         ("sharing", MIXED, "mlp"),
-        ("every_sharing", TABLE, "mlp"),
-        ("every_sharing", MIXED, "mlp"),
+        ("hard", TABLE, "mlp"),
+        ("hard", MIXED, "mlp"),
         ("images", IMAGES, "conv"),
         ("transformer", TABLE, "transformer"),
         ("transformer", MIXED, "transformer"),
@@ -117,7 +127,7 @@ def test_default_by_suite() -> None:
 
 
 def test_names_and_files(tmp_path: Path) -> None:
-    assert list(shipped_spaces()) == ["every_sharing", "images", "sharing", "transformer"]
+    assert list(shipped_spaces()) == ["hard", "images", "sharing", "transformer"]
     with pytest.raises(SpaceError, match=r"space = sharin`\. Did you mean `sharing`\?"):
         Space.load("sharin")
     file = tmp_path / "own.yaml"
@@ -132,7 +142,7 @@ def test_names_and_files(tmp_path: Path) -> None:
 
 
 def test_conditions_hold_and_absent_parameters_are_absent() -> None:
-    found = Space.load("sharing")
+    found = Space.load("hard")
     seen = set()
     for seed in range(60):
         values = found.suggest(ask(seed), "sharing")

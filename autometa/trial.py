@@ -149,9 +149,8 @@ def check(config: TrialConfig, problem: Problem) -> None:
                 "Parameter `head` should be `multi_head` where tasks differ in kind or number of "
                 "classes. Found `head = single_head`."
             )
-        told_apart = config.conditioning.kind != "none" or sharing.kind != "hard"
-        all_shared = getattr(sharing, "split_at", None) in (None, len(backbone.blocks))
-        if problem.layout == "aligned" and all_shared and not told_apart:
+        own = mechanism.tells_apart(sharing, problem, len(backbone.blocks))
+        if problem.layout == "aligned" and config.conditioning.kind == "none" and not own:
             raise ConfigError(
                 "Parameter `head` should be `multi_head` (or `conditioning.kind` other than "
                 "`none`) where every target is predicted from the same row: with one head and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from autometa.searching.progress import Progress
 from autometa.sharing.tree import TreeConfig
 from autometa.space import Space
 from autometa.study import make_sampler, open_study, read_study, trial_rows
-from autometa.tasks import TaskSuite
+from autometa.tasks import TaskSuite, load_suite
 from tests.small import same_kind
 
+DATA = os.environ.get("AUTOMETA_DATA")  # read now: every test starts without it
 CPU = torch.device("cpu")
 SPACE = """
 parameters:
@@ -111,6 +113,16 @@ def test_suites_of_images_and_of_mixed_kinds_have_groups(monkeypatch: pytest.Mon
     for x in (rng.normal(size=(40, 3)), rng.normal(size=(40, 1, 20, 20)).astype(np.float32)):
         suite = TaskSuite.from_arrays(x, y, names=list(kinds), kinds=kinds)
         assert len(nested_groups(suite, 0, CPU)) == 6
+
+
+@pytest.mark.skipif(not DATA, reason="AUTOMETA_DATA names no folder of data sets")
+def test_kinds_of_ground_are_found_in_landmine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOMETA_DATA", str(DATA))
+    suite = load_suite("landmine")
+    assert suite.task_names[15] == "field_15"
+    found = nested_groups(suite, 0, CPU)[1]
+    # 0 to 14 are fields with plants, the others are bare
+    assert adjusted_rand_score([field > 14 for field in range(29)], list(found)) > 0.5
 
 
 # --- a search

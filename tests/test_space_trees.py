@@ -248,6 +248,17 @@ def test_partitions_of_other_kinds_of_sharing_are_found_before_any_trial(n_tasks
         space(TREE.replace(", when: {sharing.kind: tree}", "")).bind(problem(n_tasks))
 
 
+@pytest.mark.parametrize("unbuildable", ["error", "drop"])
+def test_trees_that_leave_tasks_together_before_one_head_are_found_before_any_trial(
+    unbuildable: str,
+) -> None:
+    one_head = space(TREE + "head: single_head", f"unbuildable: {unbuildable}")
+    with pytest.raises(SpaceError, match=r"`sharing.partitions = 000/000/000`.*are equal"):
+        one_head.bind(problem(3))
+    one_head.bind(problem(3, "grouped"))
+    space(TREE + "head: single_head\nconditioning.kind: additive").bind(problem(3))
+
+
 @pytest.mark.parametrize("n_tasks", [3, 9])
 def test_trees_are_checked_in_pairs_too(n_tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     text = TREE.replace("depth: 3", "depth: {type: int, low: 1, high: 3}")

@@ -48,6 +48,11 @@ class Sharing(ABC):
     def check_backbone(cls, config: Any, backbone: Backbone) -> None:
         """Raise ConfigError when it cannot be built of these blocks; nothing by default."""
 
+    @classmethod
+    def tells_apart(cls, config: Any, problem: Problem, n_blocks: int) -> bool:
+        """Whether what enters the head differs between tasks, without conditioning."""
+        return True
+
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         """Draw parameters and buffers of ONE model."""

@@ -48,6 +48,10 @@ class Hard(Sharing):
                 f"({n_blocks}). Found `sharing.split_at = {config.split_at}`."
             )
 
+    @classmethod
+    def tells_apart(cls, config: Any, problem: Problem, n_blocks: int) -> bool:
+        return config.split_at not in (None, n_blocks)
+
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         params: Params = {}
         for name, layer, per_task in self._layers():

@@ -124,14 +124,11 @@ class Tree(Sharing):
         n_tasks = parts.problem.n_tasks
         self._tree = _partitions(config.partitions) or ((0,) * n_tasks,) * parts.n_blocks
         self._n_groups = [max(partition) + 1 for partition in self._tree]
-        told_apart = parts.head_per_task or parts.conditioners or self._n_groups[-1] == n_tasks
-        if parts.problem.layout == "aligned" and not told_apart:
-            raise ConfigError(
-                "Parameter `head` should be `multi_head` (or `conditioning.kind` other than "
-                "`none`) where tasks are in one group in the last block and are predicted from "
-                "the same row: their predictions would be equal. Found `head = single_head` and "
-                f"`sharing.partitions = {'/'.join(map(_text, self._tree))}`."
-            )
+
+    @classmethod
+    def tells_apart(cls, config: Any, problem: Problem, n_blocks: int) -> bool:
+        tree = _partitions(config.partitions)
+        return bool(tree) and max(tree[-1]) + 1 == problem.n_tasks
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
+from autometa.balancing import BALANCING
 from autometa.errors import ConfigError, UserError
 from autometa.learners import Batch
 from autometa.networks import Problem, Step
@@ -132,10 +133,13 @@ class _Probe:
         self._rows, self._grouped = rows, problem.layout == "grouped"
         self._n_tasks = problem.n_tasks
         self._size = max(_LEAST_ROWS, min(ROWS, _ALL_ROWS // problem.n_tasks))
-        self._learner = build(config, problem)
-        leaves, _ = self._learner.init(torch.Generator().manual_seed(0))
+        trained = build(config, problem)
+        leaves, _ = trained.init(torch.Generator().manual_seed(0))
         self._layout = Layout(leaves)
-        roles = self._learner.roles()
+        roles = trained.roles()
+        # tasks' losses do not depend on how they are balanced, which may need what is not here
+        plain = config.model_copy(update={"balancing": BALANCING["equal"].Config()})
+        self._learner = build(plain, problem)
         shared = {name: leaf for name, leaf in leaves.items() if roles[name] == "shared"}
         if not shared:
             kind = config.flat()["sharing.kind"]

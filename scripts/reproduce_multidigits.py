@@ -105,8 +105,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"split {split}, accuracy %: {done}", flush=True)
     found = compare({arm: np.stack([part[arm] for part in values]) for arm in ARMS})
     print("\n".join(["", *table(found), "", *sentences(found)]))
-    facts = {"splits": args.splits, "seeds": args.seeds, "epochs": args.epochs}
-    print(json.dumps({**facts, "seconds": round(time.perf_counter() - began, 1), **found}))
+    facts = {
+        "splits": args.splits,
+        "seeds": args.seeds,
+        "epochs": args.epochs,
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+    }
+    print(json.dumps({**facts, **found}))
 
 
 def accuracies(split: int, n_seeds: int, epochs: int) -> dict[str, np.ndarray]:

@@ -38,13 +38,18 @@ def test_the_reported_order_is_found_and_a_wrong_one_is_said() -> None:
     assert found["order_holds"]
     assert found["ones_below"]["holds"]
     assert found["groups"][0]["gap"]["mean"] == pytest.approx(0.65 + 0.825)
-    wrong = script.compare(accuracies(**{"concat, one head": -0.9, script.ONES: 0.6}))
+    assert found["first_above_independent"]["difference"]["mean"] == pytest.approx(0.65)
+    wrong = script.compare(
+        accuracies(**{"concat, one head": -0.9, script.ONES: 0.6, script.STITCHED: -0.1})
+    )
     assert [step["holds"] for step in wrong["groups"]] == [False, False]
     assert not wrong["order_holds"]
     assert not wrong["ones_below"]["holds"]
+    assert not wrong["first_above_independent"]["holds"]
     said = "\n".join(script.sentences(wrong))
     assert "Order of the groups: NOT reproduced." in said
     assert "All ones is NOT below 0.9/0.1" in said
+    assert "Group 1 does NOT lie wholly above independent networks" in said
 
 
 def test_only_the_arm_of_ones_starts_from_ones() -> None:

@@ -5,7 +5,11 @@ reference: one score a task, on the validation rows. A sharing trial then breaks
 
     max over tasks of  reference_t − score_t − DELTA,
 
-above 0 if any task is worse than it may be. Optuna is told this one number, not one a task. TPE
+above 0 if any task is worse than it may be. At a rung before the last the reference is what the
+same independent networks had reached there: a trial that breaks the bound against it is promoted
+after those that keep to it, because the highest scores may all be bought with one task.
+
+Optuna is told this one number, not one a task. TPE
 adds up what the constraints are exceeded by, so that with one a task many tasks that are a little
 too low would count more than one that is far too low, which is what the bound is about. A Gaussian
 process would fit one model a constraint and multiply their chances as if tasks were independent:
@@ -15,7 +19,7 @@ with 139 tasks nothing would ever look feasible.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
@@ -50,6 +54,8 @@ class Reference:
 
     Attributes:
         trial: the independent trial that was chosen.
+        rungs: epoch (as text) → the same scores there, which trials that are not trained to the end
+            yet are held to.
         score: its score on all tasks, mean over `seeds` runs.
         tasks: task → its score, of the tasks that are bound.
         left_out: task → why it is not: too few validation rows to be judged.
@@ -60,14 +66,30 @@ class Reference:
     seeds: int
     tasks: dict[str, float]
     left_out: dict[str, str]
+    rungs: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def closest(self, scores: Mapping[str, float | None]) -> Closest:
-        """The worst of a network's tasks, of its scores on the validation rows."""
+    def with_rungs(self, early: Mapping[int, Rerun | None]) -> Reference:
+        """With what the same runs had reached at earlier epochs; one that failed is left out."""
+        rungs = {}
+        for epoch, run in early.items():
+            scores = {} if run is None else {name: run.tasks.get(name) for name in self.tasks}
+            known = {name: score for name, score in scores.items() if score is not None}
+            if len(known) == len(self.tasks):
+                rungs[str(epoch)] = known
+        return replace(self, rungs=rungs)
+
+    def closest(self, scores: Mapping[str, float | None], epoch: int | None = None) -> Closest:
+        """The worst of a network's tasks, of its scores on the validation rows.
+
+        Args:
+            epoch: where the network stands; at the end if None, or if it is no rung of the
+                reference.
+        """
         found = []
-        for name, reference in self.tasks.items():
+        for name, reference in self.rungs.get(str(epoch), self.tasks).items():
             score = scores.get(name)
             below = _HOPELESS if score is None else reference - score
             found.append(Closest(name, score, reference, below))

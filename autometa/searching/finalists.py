@@ -32,7 +32,7 @@ class Rerun:
 
 @dataclass(frozen=True)
 class Runs:
-    """Makes units that train one configuration from start to end with several seeds.
+    """Makes units that train one configuration from the start with several seeds.
 
     Attributes:
         folder: of checkpoints and of the saved suites.
@@ -51,13 +51,14 @@ class Runs:
         *,
         keep: bool,
         suite: str = "suite",
+        to_epoch: int | None = None,
     ) -> WorkUnit:
         return WorkUnit(
             names=tuple(f"{name}-{k}" for k in range(len(seeds))),
             configs=(config,) * len(seeds),
             seeds=tuple(seeds),
             from_epoch=0,
-            to_epoch=self.max_epochs,
+            to_epoch=to_epoch or self.max_epochs,
             max_epochs=self.max_epochs,
             suite=str(self.folder / suite),
             fingerprint=self.fingerprint,
@@ -75,6 +76,17 @@ class Runs:
             for trial, some in zip(finalists, seeds, strict=True)
         ]
         return [_mean(result) for result in results]
+
+    def at(
+        self, epochs: Sequence[int], trial: FrozenTrial, seeds: Sequence[int]
+    ) -> Script[dict[int, Rerun | None]]:
+        """What a trial's new runs have reached at earlier epochs: the same runs, stopped there."""
+        config = trial.user_attrs["config"]
+        results = yield [
+            self.unit(f"rerun-{trial.number}-at-{e}", config, seeds, keep=False, to_epoch=e)
+            for e in epochs
+        ]
+        return {epoch: _mean(result) for epoch, result in zip(epochs, results, strict=True)}
 
 
 def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:

@@ -102,6 +102,7 @@ class SearchLoop:
         self._waiting: dict[int, _Live] = {}
         self._running: dict[int, _Live] = {}
         self._at_rung: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
+        self._broken: dict[int, set[int]] = defaultdict(set)
         self._chunks: dict[str, int] = dict(handle.study.user_attrs.get("chunks", {}))
         self._states: dict[str, int] = {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
         kept = handle.study.user_attrs.get("reference")
@@ -163,13 +164,19 @@ class SearchLoop:
         if not self._is_bound or self.reference is not None or not tuned or self._is_late():
             return
         finalists = best_of(self._handle.trials(), "independent")
-        self._announce("The best independent networks are run again: their scores are the bound.")
-        seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in finalists]
-        runs = Runs(
-            self._checkpoints, self._fingerprint, self._settings.max_epochs, self._settings.device
-        )
-        reruns = yield from runs.rerun(finalists, seeds)
-        self.reference = choose_reference(TaskSuite.load(self._suite), finalists, reruns)
+        if finalists:
+            self._announce("The best independent networks are run again: the bound is from them.")
+            seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in finalists]
+            settings = self._settings
+            runs = Runs(self._checkpoints, self._fingerprint, settings.max_epochs, settings.device)
+            reruns = yield from runs.rerun(finalists, seeds)
+            reference = choose_reference(TaskSuite.load(self._suite), finalists, reruns)
+            epochs = rungs(settings.pruner, settings.max_epochs, 0)[:-1]
+            if reference is not None and epochs:
+                (chosen,) = [k for k, t in enumerate(finalists) if t.number == reference.trial]
+                early = yield from runs.at(epochs, finalists[chosen], seeds[chosen])
+                reference = reference.with_rungs(early)
+            self.reference = reference
         if self.reference is None:
             raise InfrastructureError(
                 "No independent network was trained to the end, so there is no reference for "
@@ -184,7 +191,7 @@ class SearchLoop:
         values = self._values(number, live)
         if live.epoch == self._settings.max_epochs:
             self._tell(number, live, TrialState.COMPLETE, values[number], None)
-        elif number in decide(self._settings.pruner, values):
+        elif number in decide(self._settings.pruner, values, self._broken[live.epoch]):
             live.trial.set_user_attr("kept", live.epoch)
             self._waiting[number] = live
         else:
@@ -199,6 +206,8 @@ class SearchLoop:
             arm = frozen.user_attrs.get("arm", "sharing")
             place = bracket(self._settings.pruner, frozen.number, self._settings.max_epochs)
             self._asked[arm] += 1
+            for epoch in frozen.user_attrs.get("broken", []):
+                self._broken[epoch].add(frozen.number)
             for epoch, value in rung_values(frozen).items():
                 self._at_rung[arm, place, epoch][frozen.number] = value
             if frozen.state.name in self._states:
@@ -300,9 +309,13 @@ class SearchLoop:
         # what is told with the value is noted before it: a kill between them loses none of it
         live.trial.set_user_attr("tasks", found.tasks)
         if self.reference is not None and live.arm == "sharing":
-            closest = self.reference.closest(found.tasks)
+            closest = self.reference.closest(found.tasks, found.epoch)
             live.trial.set_user_attr("closest", {"task": closest.task, "below": closest.below})
             metrics["below_reference"] = closest.below
+            if closest.below > (self._settings.no_task_worse_than or 0.0):
+                self._broken[found.epoch].add(number)
+                at = [*live.trial.user_attrs.get("broken", []), found.epoch]
+                live.trial.set_user_attr("broken", sorted(set(at)))
         if found.cost is not None:
             live.trial.set_user_attr("cost", found.cost)
             metrics["cost"] = found.cost
@@ -323,8 +336,6 @@ class SearchLoop:
         attrs = live.trial.user_attrs
         excess = 0.0
         delta = self._settings.no_task_worse_than
-        # A pruned trial is held to the bound where it stopped, early as that is: the sampler would
-        # otherwise think better of it than of one that nearly keeps to the bound at the end.
         if delta is not None and "closest" in attrs and state != TrialState.FAIL:
             excess = attrs["closest"]["below"] - delta
             self._handle.constrain(live.trial, excess)

@@ -26,15 +26,12 @@ from autometa.metrics import (
     check_shapes,
     divide,
     evaluate,
+    judged_size,
     labels,
     nan_mean,
+    not_judged,
     signs,
 )
-
-MIN_ROWS = 30
-"""A regression or accuracy task is called helped or hurt only with this many evaluation rows."""
-MIN_RARER = 10
-"""An AUC task is called helped or hurt only with this many rows of its rarer class."""
 
 Arm: TypeAlias = Literal["sharing", "independent"]
 Outcome: TypeAlias = Literal["sharing", "independent", "undecided"]
@@ -49,6 +46,8 @@ class TaskComparison:
         rows: evaluation rows with a label.
         shared, independent: scores 1 − E/E0; None where E0 = 0 or a class is missing.
         shared_value, independent_value: RMSE in the target's units, accuracy or AUC.
+        difference: `shared` − `independent`; `difference_ci` is its 95% interval, for this task
+            alone (not corrected for the number of tasks).
         p: two-sided p value of the paired difference of mean errors, before Benjamini–Hochberg.
         effect: what sharing did; "undecided" unless the task is judged and the difference found.
         judged: False if the task cannot or should not be called; `reason` says why.
@@ -65,6 +64,8 @@ class TaskComparison:
     effect: Effect
     judged: bool
     reason: str | None
+    difference: float | None = None
+    difference_ci: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -246,15 +247,14 @@ def _compare_tasks(
 ) -> tuple[TaskComparison, ...]:
     """Effects by paired p values, Benjamini–Hochberg at 5% over the tasks that can be called."""
     specs, observed = boot.observed.specs, boot.observed
-    sizes = np.array([_size(s, labels(y, t, mask, task)[1]) for t, s in enumerate(specs)])
-    reasons = [
-        _why_not(s, size, e0)
-        for s, size, e0 in zip(specs, sizes, observed.constant_error, strict=True)
-    ]
+    sizes = np.array([judged_size(s, labels(y, t, mask, task)[1]) for t, s in enumerate(specs)])
+    reasons = not_judged(y, specs, mask=mask, task=task)
     tests = boot.intervals(_error_difference, sizes)
     p = np.array([np.nan if r else i.p for r, i in zip(reasons, tests, strict=True)])
     found = benjamini_hochberg(p)
     scores = observed.task_scores()[:, :, 0].mean(1)
+    auc = np.array([s.metric == "auc" for s in specs])
+    per_score = np.where(auc, 1.0, divide(observed.n, observed.constant_error))
     out = []
     for t, spec in enumerate(specs):
         effect: Effect = "undecided"
@@ -275,29 +275,11 @@ def _compare_tasks(
                 effect=effect,
                 judged=reasons[t] is None,
                 reason=reasons[t],
+                difference=_number(tests[t].estimate * per_score[t]),
+                difference_ci=_pair(tests[t], per_score[t]),
             )
         )
     return tuple(out)
-
-
-def _size(spec: TaskSpec, truth: np.ndarray) -> float:
-    """What limits a task's test: its rows, for AUC those of the rarer class."""
-    if spec.metric == "auc":
-        return float(min((truth == 1).sum(), (truth != 1).sum()))
-    return float(len(truth))
-
-
-def _why_not(spec: TaskSpec, size: float, constant_error: float) -> str | None:
-    """Why a task cannot be called helped or hurt; None if it can."""
-    if spec.metric == "auc" and size == 0:
-        return "only one class among its evaluation rows"
-    if constant_error <= 0:
-        return "the training constant makes no error on its evaluation rows"
-    if spec.metric == "auc" and size < MIN_RARER:
-        return f"{size:.0f} evaluation rows of the rarer class, {MIN_RARER} are needed"
-    if spec.metric != "auc" and size < MIN_ROWS:
-        return f"{size:.0f} evaluation rows, {MIN_ROWS} are needed"
-    return None
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -355,8 +337,8 @@ def _number(x: Any) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def _pair(interval: Interval) -> tuple[float, float] | None:
-    ends = (interval.low, interval.high)
+def _pair(interval: Interval, unit: float = 1.0) -> tuple[float, float] | None:
+    ends = (float(interval.low * unit), float(interval.high * unit))
     return ends if np.isfinite(ends).all() else None
 
 

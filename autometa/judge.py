@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
 from autometa.baselines import gbdt_predictions
@@ -22,30 +22,43 @@ from autometa.comparison import Comparison, compare
 from autometa.errors import InfrastructureError
 from autometa.metrics import evaluate
 from autometa.model import Model
+from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
-from autometa.searching.loop import SearchSettings, run_seed
+from autometa.searching.finalists import Rerun, Runs, best_of
 from autometa.searching.progress import Progress
-from autometa.searching.units import WorkUnit
+from autometa.searching.settings import SearchSettings, rerun_seeds, run_seed
 from autometa.space import Arm
+from autometa.study import is_eligible
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.population import Trainer, task_specs
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 
-#: finalists of each arm, their validation seeds, and the paired seeds of the final comparison
-FINALISTS, RERUN_SEEDS, FINAL_SEEDS = 3, 3, 5
+#: the paired seeds of the final comparison
+FINAL_SEEDS = 5
 #: streams of seeds that no trial uses
-_RERUN, _FINAL, _REFIT = 1_000_001, 1_000_002, 1_000_003
+_FINAL, _REFIT = 1_000_002, 1_000_003
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was run again: its mean score on validation and what it was."""
+    """A trial that was run again: its mean score on validation and what it was.
+
+    `kept`: whether it keeps to the bound, where one is set for its arm.
+    """
 
     arm: Arm
     number: int
     config: TrialConfig
     value: float
+    kept: Kept | None = None
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Larger is better: by score among those that keep to the bound, else by how nearly."""
+        if self.kept is None or self.kept.feasible:
+            return True, self.value
+        return False, -self.kept.closest.below
 
 
 @dataclass(frozen=True)
@@ -88,23 +101,33 @@ class Judge:
         self._folder = folder
         self._models = models
         self._notify = notify
+        self._runs = Runs(folder, suite.fingerprint, settings.max_epochs, settings.device)
         self._done = 0
         self._total = 0
 
-    def script(self, trials: Sequence[FrozenTrial]) -> Script[Judgement]:
+    def script(
+        self, trials: Sequence[FrozenTrial], reference: Reference | None = None
+    ) -> Script[Judgement]:
         """Compare the arms and leave the recommended model.
+
+        Args:
+            reference: what a bound on the tasks is measured from, where one is set.
 
         Raises:
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
         self._suite.without_test().save(self._folder / "suite")
-        winners = yield from self._winners(trials)
+        winners = yield from self._winners(trials, reference)
         states = yield from self._train_final(winners)
         test = self._compare(winners, states, describe_independent(trials))
+        test["winners"] = {arm: winner.number for arm, winner in winners.items()}
+        test = self._judge_bound(test, trials, winners, reference)
         model = yield from self._refit(winners[test["recommended"]], test)
         return Judgement(winners, test, model)
 
-    def _winners(self, trials: Sequence[FrozenTrial]) -> Script[dict[str, Finalist]]:
+    def _winners(
+        self, trials: Sequence[FrozenTrial], reference: Reference | None
+    ) -> Script[dict[str, Finalist]]:
         finalists = [f for arm in ("sharing", "independent") for f in best_of(trials, arm)]
         if not finalists:
             raise InfrastructureError(
@@ -113,13 +136,16 @@ class Judge:
             )
         arms = {trial.user_attrs["arm"] for trial in finalists}
         self._total = len(finalists) + len(arms) + 1
-        values = yield from self._rerun(finalists)
+        self._say("The best trials of each arm are run again with new seeds.")
+        seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in finalists]
+        reruns = yield from self._runs.rerun(finalists, seeds)
         winners: dict[str, Finalist] = {}
-        for trial, value in zip(finalists, values, strict=True):
-            arm = trial.user_attrs["arm"]
-            if value is not None and (arm not in winners or value > winners[arm].value):
-                config = TrialConfig.from_flat(trial.user_attrs["config"])
-                winners[arm] = Finalist(arm, trial.number, config, value)
+        for trial, run in zip(finalists, reruns, strict=True):
+            if run is None:
+                continue
+            found = self._finalist(trial, run, reference)
+            if found.arm not in winners or found.rank > winners[found.arm].rank:
+                winners[found.arm] = found
         if not winners:
             raise InfrastructureError(
                 "None of the best trials could be trained again: all diverged with new seeds. "
@@ -127,29 +153,33 @@ class Judge:
             )
         return winners
 
-    def _rerun(self, finalists: Sequence[FrozenTrial]) -> Script[list[float | None]]:
-        """Mean validation score of each finalist over new seeds; None if a run failed."""
-        units = []
-        for trial in finalists:
-            seeds = [
-                run_seed(self._settings.seed, _RERUN, trial.number, k) for k in range(RERUN_SEEDS)
-            ]
-            config = trial.user_attrs["config"]
-            units.append(self._unit(f"rerun-{trial.number}", config, seeds, keep=False))
-        self._say("The best trials of each arm are run again with new seeds.")
-        values: list[float | None] = []
-        for result in (yield units):
-            scores = [r.value for r in result.results]
-            values.append(
-                None if any(s is None for s in scores) else float(np.mean([s or 0 for s in scores]))
-            )
-        return values
+    def _finalist(self, trial: FrozenTrial, run: Rerun, reference: Reference | None) -> Finalist:
+        arm, delta = trial.user_attrs["arm"], self._settings.no_task_worse_than
+        kept = None
+        if reference is not None and delta is not None and arm == "sharing":
+            closest = reference.closest(run.tasks)
+            kept = Kept(is_eligible(trial) and closest.below <= delta, closest)
+        config = TrialConfig.from_flat(trial.user_attrs["config"])
+        return Finalist(arm, trial.number, config, run.value, kept)
+
+    def _judge_bound(
+        self,
+        test: dict[str, Any],
+        trials: Sequence[FrozenTrial],
+        winners: dict[str, Finalist],
+        reference: Reference | None,
+    ) -> dict[str, Any]:
+        delta, sharing = self._settings.no_task_worse_than, winners.get("sharing")
+        if reference is None or delta is None or sharing is None or sharing.kept is None:
+            return test
+        found = judge_bound(test, trials, reference, delta, sharing.number, sharing.kept)
+        return found if found["recommended"] in winners else {**found, "recommended": "sharing"}
 
     def _train_final(self, winners: dict[str, Finalist]) -> Script[dict[str, PopulationState]]:
         """Every winner trained with the same seeds."""
         seeds = [run_seed(self._settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
         units = [
-            self._unit(f"final-{arm}", winner.config.flat(), seeds, keep=True)
+            self._runs.unit(f"final-{arm}", winner.config.flat(), seeds, keep=True)
             for arm, winner in winners.items()
         ]
         self._say(f"The winner of each arm is trained with {FINAL_SEEDS} paired seeds.")
@@ -226,7 +256,7 @@ class Judge:
         merged = self._suite.merged()
         merged.save(self._folder / "merged")
         seed = run_seed(self._settings.seed, _REFIT)
-        unit = self._unit("refit", winner.config.flat(), [seed], keep=True, suite="merged")
+        unit = self._runs.unit("refit", winner.config.flat(), [seed], keep=True, suite="merged")
         self._say("The recommended model is trained on training and validation rows.")
         (result,) = yield [unit]
         if result.results[0].reason:
@@ -248,29 +278,6 @@ class Judge:
         shutil.rmtree(path, ignore_errors=True)
         return Model.of(merged, winner.config, state, facts).save(path)
 
-    def _unit(
-        self,
-        name: str,
-        config: dict[str, Any],
-        seeds: Sequence[int],
-        *,
-        keep: bool,
-        suite: str = "suite",
-    ) -> WorkUnit:
-        return WorkUnit(
-            names=tuple(f"{name}-{k}" for k in range(len(seeds))),
-            configs=(config,) * len(seeds),
-            seeds=tuple(seeds),
-            from_epoch=0,
-            to_epoch=self._settings.max_epochs,
-            max_epochs=self._settings.max_epochs,
-            suite=str(self._folder / suite),
-            fingerprint=self._suite.fingerprint,
-            checkpoints=str(self._folder),
-            keep=keep,
-            device=self._settings.device,
-        )
-
     def unit_done(self) -> None:
         """Tell the user that one of the script's units has ended."""
         self._done += 1
@@ -278,12 +285,6 @@ class Judge:
 
     def _say(self, message: str) -> None:
         self._notify(Progress("judge", self._done, self._total, message=message))
-
-
-def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
-    """The best completed trials of an arm, best first; equal values favour the earlier one."""
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm]
-    return sorted(done, key=lambda t: (-(t.value or 0.0), t.number))[:FINALISTS]
 
 
 def describe_sharing(config: TrialConfig) -> str:
@@ -307,6 +308,14 @@ def describe_sharing(config: TrialConfig) -> str:
         details.append("one head for all tasks")
     name = f"{kind.replace('_', '-')} sharing"
     return f"{name} ({', '.join(details)})" if details else name
+
+
+def describe_network(config: TrialConfig) -> str:
+    """How a configuration shares, and how large it is: "…, 3 blocks of width 96"."""
+    backbone: Any = config.backbone
+    independent = config.flat()["sharing.kind"] == "independent"
+    name = "independent networks" if independent else describe_sharing(config)
+    return f"{name}, {backbone.depth} blocks of width {backbone.width}"
 
 
 def describe_independent(trials: Sequence[FrozenTrial]) -> str:

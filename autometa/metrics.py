@@ -37,6 +37,11 @@ METRICS = {
 }
 """The metrics that a kind of task can have."""
 
+MIN_ROWS = 30
+"""A regression or accuracy task is called helped or hurt only with this many evaluation rows."""
+MIN_RARER = 10
+"""An AUC task is called helped or hurt only with this many rows of its rarer class."""
+
 Predictions: TypeAlias = Float[np.ndarray, "*runs rows outputs"]
 Truth: TypeAlias = Float[np.ndarray, "rows tasks"] | Float[np.ndarray, "rows"]
 Mask: TypeAlias = Bool[np.ndarray, "rows tasks"] | Bool[np.ndarray, "rows"] | None
@@ -319,6 +324,39 @@ def task_predictions(
 ) -> np.ndarray:
     """Predictions `[…, n, O]` of task t on the given rows."""
     return (pred[..., t, :, :] if task is None else pred)[..., rows, :]
+
+
+def not_judged(
+    y: Truth, specs: Sequence[TaskSpec], *, mask: Mask = None, task: TaskOfRow = None
+) -> list[str | None]:
+    """For each task why it cannot be judged on these rows; None if it can."""
+    reasons = []
+    for t, spec in enumerate(specs):
+        truth = labels(y, t, mask, task)[1]
+        size = judged_size(spec, truth)
+        error = size if spec.metric == "auc" else float(constant_errors(spec, truth).sum())
+        reasons.append(_why_not(spec, size, error))
+    return reasons
+
+
+def judged_size(spec: TaskSpec, truth: np.ndarray) -> float:
+    """What limits a task's test: its rows, for AUC those of the rarer class."""
+    if spec.metric == "auc":
+        return float(min((truth == 1).sum(), (truth != 1).sum()))
+    return float(len(truth))
+
+
+def _why_not(spec: TaskSpec, size: float, constant_error: float) -> str | None:
+    """Why a task cannot be called helped or hurt; None if it can."""
+    if spec.metric == "auc" and size == 0:
+        return "only one class among its evaluation rows"
+    if constant_error <= 0:
+        return "the training constant makes no error on its evaluation rows"
+    if spec.metric == "auc" and size < MIN_RARER:
+        return f"{size:.0f} evaluation rows of the rarer class, {MIN_RARER} are needed"
+    if spec.metric != "auc" and size < MIN_ROWS:
+        return f"{size:.0f} evaluation rows, {MIN_ROWS} are needed"
+    return None
 
 
 def constant_errors(spec: TaskSpec, truth: np.ndarray) -> np.ndarray:

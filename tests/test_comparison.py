@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from autometa import comparison
-from autometa.comparison import MIN_RARER, MIN_ROWS, compare
+from autometa.comparison import compare
 from autometa.errors import AutometaError, DataError
-from autometa.metrics import TaskSpec, delta_m, evaluate
+from autometa.metrics import MIN_RARER, MIN_ROWS, TaskSpec, delta_m, evaluate
 
 
 def regression(names, metric="rmse"):

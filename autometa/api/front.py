@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from autometa.api.objectives import check_bound, check_objectives, front_rows
 from autometa.api.prepare import (
     check_settings,
     choose_name,
@@ -58,6 +59,8 @@ def search(
     ray_address: str | None = None,
     gpus_per_worker: float = 0.0,
     independent_share: float = 0.5,
+    no_task_worse_than: float | None = None,
+    cost: str | None = None,
     mlflow_tracking_uri: str | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -82,6 +85,9 @@ def search(
         ray_address: a running Ray cluster; its own local one if None.
         gpus_per_worker: share of a GPU that each worker takes.
         independent_share: share of the trials that tune independent networks.
+        no_task_worse_than: DELTA in units of the score: independent networks are tuned first, and
+            a sharing network may then be below them by more than DELTA on no task (on validation).
+        cost: `parameters` or `inference-time`, minimised beside the score.
         mlflow_tracking_uri: SQLite in the home folder if None; `off` for none.
         resume: go on with the study if there is one.
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
@@ -96,9 +102,19 @@ def search(
     started = time.monotonic()
     notify: Notify = progress or (lambda step: None)
     settings = SearchSettings(
-        n_trials, max_epochs, seed, sampler, pruner, independent_share, timeout, device
+        n_trials,
+        max_epochs,
+        seed,
+        sampler,
+        pruner,
+        independent_share,
+        timeout,
+        device,
+        no_task_worse_than,
+        cost,
     )
     check_settings(settings, workers, gpus_per_worker)
+    check_objectives(settings)
     place = Home.find(home)
     if isinstance(suite, TaskSuite) and suite_options:
         raise UserError(f"Options {', '.join(suite_options)} go to `load_suite`, not to a suite.")
@@ -110,6 +126,7 @@ def search(
     )
     earlier = earlier_attrs(place, name, storage, resume)
     bound = choose_space(space, loaded, name, earlier, settings, notify)
+    check_bound(settings, bound, loaded)
     attrs = study_attrs(name, loaded, bound, settings, earlier)
     with ExitStack() as stack:
         tracker = stack.enter_context(
@@ -123,6 +140,7 @@ def search(
                 resume=resume,
                 fingerprint=loaded.fingerprint,
                 attrs=attrs,
+                with_cost=cost is not None,
             )
         )
         kept = stored_judgement(handle, n_trials)
@@ -147,13 +165,22 @@ def search(
             judge = Judge(
                 loaded, settings, study=name, folder=folder, models=place.models, notify=notify
             )
-            judging = ScriptSource(lambda: judge.script(handle.trials()), judge.unit_done)
-            executor.run(Chain(loop, judging))
+            judging = ScriptSource(
+                lambda: judge.script(handle.trials(), loop.reference), judge.unit_done
+            )
+            executor.run(Chain(loop, loop.referencing(), loop, judging))
             handle.commit()
             if judging.returned is None:  # Ctrl-C
                 tracker.search_finished({}, {}, [], "KILLED")
                 return search_result(
-                    handle, loaded.name, started, mlflow=tracked(tracker), test=None, model=None
+                    handle,
+                    loaded.name,
+                    started,
+                    mlflow=tracked(tracker),
+                    test=None,
+                    model=None,
+                    cost=cost,
+                    front=front_rows(handle, cost),
                 )
             test, model = judging.returned.test, judging.returned.model
             kept = {
@@ -173,6 +200,8 @@ def search(
             mlflow=kept["mlflow"],
             test=kept["test"],
             model=Path(kept["model"]),
+            cost=cost,
+            front=front_rows(handle, cost),
         )
         if tracker.problem:
             notify(Progress("judge", 0, 0, message=f"MLflow: {tracker.problem}"))

@@ -20,7 +20,7 @@ from autometa.tasks import TaskSuite
 from autometa.training.devices import find_device
 
 #: settings that a resumed study must keep: its rungs, seeds and arms depend on them
-_FIXED = ("max_epochs", "seed", "pruner", "independent_share")
+_FIXED = ("max_epochs", "seed", "pruner", "independent_share", "no_task_worse_than", "cost")
 
 #: attribute of a study: the nested groups that its trees are made of
 GROUPS = "task_groups"
@@ -123,11 +123,11 @@ def study_attrs(
     """
     before = earlier.get("settings", {})
     for key in _FIXED:
-        value = asdict(settings)[key]
-        if key in before and before[key] != value:
+        old, value = before.get(key), asdict(settings)[key]
+        if before and old != value:
             raise StudyError(
-                f"Study `{name}` was started with `{key} = {before[key]}`; a resumed study must "
-                f"keep it. Found `{key} = {value}`."
+                f"Study `{name}` was started with `{key} = {old}`; a resumed study must keep it. "
+                f"Found `{key} = {value}`."
             )
     return {
         **({GROUPS: list(space.cuts)} if space.cuts else {}),

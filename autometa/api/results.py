@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from autometa.study import StudyHandle, trial_rows
+from autometa.study import StudyHandle, is_eligible, score_of, trial_rows
 from autometa.tracking import Tracker
 
 
@@ -24,11 +24,15 @@ class SearchResult:
         states: how many ended COMPLETE, PRUNED and FAIL.
         best: number, value (on validation) and params of the best completed trial; None if none.
         test: the final comparison on the test rows (`score`, `independent_score`, `gbdt_score`,
-            `delta_m`, `delta_m_ci`, `verdict`, `tasks`, …); None if the search was interrupted.
+            `delta_m`, `delta_m_ci`, `verdict`, `tasks`, …; `constraint` where a bound on the tasks
+            was set); None if the search was interrupted.
         model: folder of the model that the verdict recommends; None if interrupted.
         seconds: wall time of this call.
         mlflow: `tracking_uri` and `run_id`; None where tracking is off.
         trials: one row a trial.
+        cost: what was minimised beside the score, if anything.
+        front: the Pareto front of score and cost, cheapest first, one dictionary a trial (`number`,
+            `arm`, `score`, `cost`, `network` in words, `config`); None without a cost.
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -42,6 +46,8 @@ class SearchResult:
     seconds: float
     mlflow: dict[str, str | None] | None
     trials: pd.DataFrame = field(repr=False)
+    cost: str | None = None
+    front: list[dict[str, Any]] | None = None
     interrupted: bool = False
 
     @property
@@ -61,6 +67,8 @@ class SearchResult:
             "model": None if self.model is None else str(self.model),
             "seconds": round(self.seconds, 2),
             "mlflow": self.mlflow,
+            "cost": self.cost,
+            "front": self.front,
             "interrupted": self.interrupted,
         }
 
@@ -86,6 +94,8 @@ def search_result(
     mlflow: dict[str, str | None] | None,
     test: dict[str, Any] | None,
     model: Path | None,
+    cost: str | None = None,
+    front: list[dict[str, Any]] | None = None,
 ) -> SearchResult:
     """The result of a search from its study; without a test it was interrupted.
 
@@ -109,14 +119,16 @@ def search_result(
         model=model,
         seconds=time.monotonic() - started,
         mlflow=mlflow,
+        cost=cost,
+        front=front,
         trials=pd.DataFrame(rows),
         interrupted=test is None,
     )
 
 
 def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    return max(done, key=lambda t: (t.value or 0.0, -t.number), default=None)
+    done = [t for t in trials if is_eligible(t)]
+    return max(done, key=lambda t: (score_of(t) or 0.0, -t.number), default=None)
 
 
 def tracked(tracker: Tracker) -> dict[str, str | None] | None:

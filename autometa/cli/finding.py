@@ -32,6 +32,9 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
         best = found["best"]
         say(f"Best on validation: trial {best['number']}, score {best['value']:.4f}.")
         say(f"  {settings(best['params'])}")
+    if found.get("front"):
+        say()
+        _front(found)
     test = found["test"]
     if test is None:
         return
@@ -41,23 +44,61 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
         say(f"Note: {remark}.")
     if test.get("gbdt_score") is not None:
         say(f"For comparison, gradient-boosted trees score {test['gbdt_score']:.3f}.")
+    if test.get("constraint"):
+        _bound(test["constraint"])
     if test["tasks"]:
         say()
-        _tasks(test["tasks"])
+        _tasks(test["tasks"], test.get("constraint"))
     say()
     _next(found, home)
 
 
-def _tasks(tasks: list[dict[str, Any]]) -> None:
-    """The tasks that changed most; test rows, means over the seeds."""
+def _bound(bound: dict[str, Any]) -> None:
+    """Who kept to the bound, which task comes closest to it, and what the test rows say."""
+    delta, reference, winner = bound["no_task_worse_than"], bound["reference"], bound["winner"]
+    closest = winner["closest"]
+    side = "below" if closest["below"] >= 0 else "above"
+    say()
+    say(
+        f"No task worse than {delta:g} (score, validation rows): {bound['feasible']} of "
+        f"{bound['trials']} completed sharing trials kept to it."
+    )
+    say(
+        f"  Reference: independent trial {reference['trial']}, mean of {reference['seeds']} seeds, "
+        f"score {reference['score']:.4f}."
+    )
+    say(
+        f"  Sharing trial {winner['trial']}, mean of {reference['seeds']} seeds: closest to "
+        f"the bound on {closest['task']}, {abs(closest['below']):.4f} {side} the reference."
+    )
+    counts = {w: sum(t["within"] == w for t in bound["tasks"]) for w in ("yes", "no", "unclear")}
+    say(
+        f"  On the test rows: {counts['yes']} of {len(bound['tasks'])} tasks within {delta:g}, "
+        f"{counts['no']} beyond it, {counts['unclear']} not to be told from noise (95% interval of "
+        "each task's difference)."
+    )
+    if reference["left_out"]:
+        say(f"  Not bound, too few validation rows to judge: {', '.join(reference['left_out'])}.")
+
+
+def _tasks(tasks: list[dict[str, Any]], bound: dict[str, Any] | None) -> None:
+    """The tasks that changed most; test rows, means over the seeds. With a bound: those that came
+    closest to it, and how far they are from the independent networks."""
 
     def change(task: dict[str, Any]) -> float:
         pair = (task["shared"], task["independent"])
-        return -1.0 if None in pair else abs(pair[0] - pair[1])
+        if None in pair:
+            return -1.0
+        return pair[1] - pair[0] if bound else abs(pair[0] - pair[1])
 
     ordered = sorted(tasks, key=change, reverse=True) if len(tasks) > _TASKS else tasks
+    columns = ["task", "metric", "sharing", "independent", "sharing has", "test rows"]
+    within: dict[str, str] = {}
+    if bound:
+        columns += ["score difference", f"within {bound['no_task_worse_than']:g}"]
+        within = {task["name"]: task["within"] for task in bound["tasks"]}
     table(
-        ["task", "metric", "sharing", "independent", "sharing has", "test rows"],
+        columns,
         [
             [
                 task["name"],
@@ -66,13 +107,55 @@ def _tasks(tasks: list[dict[str, Any]]) -> None:
                 task["independent_value"],
                 task["effect"] if task["judged"] else f"not judged: {task['reason']}",
                 task["rows"],
+                *([_difference(task), within.get(task["name"], "not bound")] if bound else []),
             ]
             for task in ordered[:_TASKS]
         ],
         right=["test rows"],
     )
     if len(tasks) > _TASKS:
-        say(f"{len(tasks) - _TASKS} more tasks, with smaller differences; --json has them all.")
+        rest = "further from the bound" if bound else "with smaller differences"
+        say(f"{len(tasks) - _TASKS} more tasks, {rest}; --json has them all.")
+
+
+def _difference(task: dict[str, Any]) -> str | None:
+    if task["difference"] is None or task["difference_ci"] is None:
+        return None
+    low, high = task["difference_ci"]
+    return f"{task['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _front(found: dict[str, Any]) -> None:
+    """The Pareto front; the trial that the verdict recommends is marked."""
+    from autometa.searching.costs import COSTS
+
+    front, unit = found["front"], COSTS[found["cost"]]
+    test = found["test"]
+    chosen = None if test is None else test["winners"].get(test["recommended"])
+    say(
+        f"Pareto front of {len(front)} trials (score of one run on the validation rows, higher is "
+        f"better; {unit}, lower is better):"
+    )
+    table(
+        [unit, "score", "trial", "arm", "network"],
+        [
+            [
+                f"{row['cost']:,.0f}" if found["cost"] == "parameters" else row["cost"],
+                f"{row['score']:.4f}",
+                f"{row['number']}*" if row["number"] == chosen else row["number"],
+                row["arm"],
+                row["network"],
+            ]
+            for row in front
+        ],
+        right=[unit, "score", "trial"],
+    )
+    if chosen is None:
+        return
+    if any(row["number"] == chosen for row in front):
+        say("* recommended below, for its score.")
+    else:
+        say(f"Trial {chosen}, recommended below for its score over several seeds, is not on it.")
 
 
 def _next(found: dict[str, Any], home: Home) -> None:

@@ -64,6 +64,24 @@ def search(
             rich_help_panel=_SEARCH,
         ),
     ] = 0.5,
+    no_task_worse_than: Annotated[
+        float | None,
+        typer.Option(
+            callback=options.at_least(0),
+            metavar="DELTA",
+            help="Let sharing lower no task's score by more than this; independent networks are "
+            "tuned first and set the reference.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also minimise this cost: parameters or inference-time. Shows the Pareto front.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
     sampler: Annotated[
         str,
         typer.Option(metavar="NAME", help="tpe, gp, random or cmaes.", rich_help_panel=_SEARCH),
@@ -150,6 +168,8 @@ def search(
                 ray_address=ray_address,
                 gpus_per_worker=gpus_per_worker,
                 independent_share=independent_share,
+                no_task_worse_than=no_task_worse_than,
+                cost=cost,
                 mlflow_tracking_uri=mlflow_tracking_uri,
                 seed=seed,
                 resume=resume,

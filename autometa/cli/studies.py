@@ -43,19 +43,28 @@ def trials(
     ordered = sorted(rows, key=_best_first)
     kept = ordered[:limit] if limit else ordered
     varied = _varied([row["params"] for row in rows])
+    with_cost = any(row["cost"] is not None for row in rows)
+    bound = any(row["feasible"] is not None for row in rows)
     table(
-        ["trial", "state", "arm", "value", "parameters"],
+        [
+            *("trial", "state", "arm", "value"),
+            *(["cost"] if with_cost else []),
+            *(["feasible", "closest task"] if bound else []),
+            "parameters",
+        ],
         [
             [
                 row["number"],
                 row["state"],
                 row.get("arm"),
                 row["value"],
+                *([row["cost"] and f"{row['cost']:,.6g}"] if with_cost else []),
+                *([_yes_no(row["feasible"]), _closest(row["closest"])] if bound else []),
                 settings(row["params"], varied),
             ]
             for row in kept
         ],
-        right=["trial", "value"],
+        right=["trial", "value", "cost"],
     )
     if len(kept) < len(ordered):
         note(f"{len(ordered) - len(kept)} more; --limit 0 shows all.")
@@ -77,12 +86,16 @@ def best(
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
-    """Show the best finished trial of each arm, by its validation score."""
+    """Show the best finished trial of each arm, by its validation score.
+
+    Where a bound on the tasks is set, of those that keep to it.
+    """
     if arm not in (None, "sharing", "independent"):
         raise UserError(f"Option `--arm` should be sharing or independent. Found `{arm}`.")
     found: dict[str, Row] = {}
     for row in sorted(_rows(Home.find(home), study, storage), key=_best_first):
-        if row["state"] == "COMPLETE" and arm in (None, row.get("arm")):
+        wanted = row["state"] == "COMPLETE" and row["feasible"] is not False
+        if wanted and arm in (None, row.get("arm")):
             found.setdefault(str(row.get("arm")), row)
     if not found:
         of = f" of arm `{arm}`" if arm else ""
@@ -96,7 +109,8 @@ def best(
         emit_json({"study": study, "best": first, "arms": found, "out": out})
         return
     for name, row in found.items():
-        say(f"{name}: trial {row['number']}, validation score {row['value']:.4f}")
+        cost = "" if row["cost"] is None else f", cost {row['cost']:,.6g}"
+        say(f"{name}: trial {row['number']}, validation score {row['value']:.4f}{cost}")
         for key, value in row["params"].items():
             say(f"  {key}: {value}")
     if out is not None:
@@ -187,10 +201,20 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"Option `--out`: `{path}` cannot be written ({exc.strerror}).") from None
 
 
-def _best_first(row: Row) -> tuple[int, float, int]:
+def _yes_no(value: bool | None) -> str | None:
+    return None if value is None else ("yes" if value else "no")
+
+
+def _closest(closest: Mapping[str, Any] | None) -> str | None:
+    return None if closest is None else f"{closest['task']} {-closest['below']:+.3f}"
+
+
+def _best_first(row: Row) -> tuple[int, bool, float, int]:
     order = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "WAITING": 3, "FAIL": 4}
     value = row["value"]
-    return (order.get(row["state"], 5), -value if value is not None else 0.0, row["number"])
+    broken = row["feasible"] is False  # after those that keep to the bound
+    by_value = -value if value is not None else 0.0
+    return (order.get(row["state"], 5), broken, by_value, row["number"])
 
 
 def _varied(params: list[dict[str, Any]]) -> set[str]:

@@ -6,7 +6,6 @@ study alone, so a search that was killed goes on as if nothing had happened.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,16 +13,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from autometa.searching.executors import FINISHED
+from autometa.errors import InfrastructureError
+from autometa.searching.bound import Reference, choose_reference
+from autometa.searching.executors import FINISHED, Script, ScriptSource
+from autometa.searching.finalists import Runs, best_of
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
+from autometa.searching.settings import (
+    SearchSettings,
+    arm_of,
+    independent_trials,
+    rerun_seeds,
+    run_seed,
+)
 from autometa.searching.units import UnitResult, WorkUnit, checkpoint_path
 from autometa.space import Arm, Space, readable
-from autometa.study import StudyHandle, make_sampler
+from autometa.study import (
+    StudyHandle,
+    is_eligible,
+    make_sampler,
+    rung_values,
+    score_of,
+)
+from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
 from autometa.training.population import RunResult
 from autometa.trial import TrialConfig
@@ -37,23 +52,6 @@ _TRACKED: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL"]] = {
 ASK_AHEAD = 16
 #: runs of one unit at most
 MAX_BUNDLE = 64
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What fixes a search besides suite and space.
-
-    `timeout`: seconds after which no unit is started; None for no limit.
-    """
-
-    n_trials: int
-    max_epochs: int
-    seed: int = 0
-    sampler: str = "tpe"
-    pruner: str = "asha"
-    independent_share: float = 0.5
-    timeout: float | None = None
-    device: str = "auto"
 
 
 @dataclass
@@ -70,6 +68,9 @@ class _Live:
 
 class SearchLoop:
     """Source of units for an executor.
+
+    With a bound (`no_task_worse_than`) it is finished twice: when the independent arm is tuned, so
+    that `referencing()` can freeze what it reached, and after the sharing arm.
 
     Args:
         suite: folder of the saved suite, without test rows.
@@ -101,8 +102,12 @@ class SearchLoop:
         self._waiting: dict[int, _Live] = {}
         self._running: dict[int, _Live] = {}
         self._at_rung: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
+        self._broken: dict[int, set[int]] = defaultdict(set)
         self._chunks: dict[str, int] = dict(handle.study.user_attrs.get("chunks", {}))
         self._states: dict[str, int] = {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
+        kept = handle.study.user_attrs.get("reference")
+        self.reference = None if kept is None else Reference(**kept)
+        self._asked: dict[str, int] = {"sharing": 0, "independent": 0}
         self._best: tuple[float, int, str] | None = None
         self._total = 0
         self._done_before = 0
@@ -145,12 +150,48 @@ class SearchLoop:
                 checkpoint_path(self._checkpoints, name, unit.to_epoch).unlink(missing_ok=True)
         self._announce()
 
+    def referencing(self) -> ScriptSource[None]:
+        """What stands between the arms where a bound is set: the best independent networks are run
+        again, and their scores kept with the study. Finished at once where that is done already.
+
+        Raises:
+            InfrastructureError: there is no independent network to go by.
+        """
+        return ScriptSource(self._freeze_reference)
+
+    def _freeze_reference(self) -> Script[None]:
+        tuned = self._asked["independent"] >= self._n_independent and not self._waiting
+        if not self._is_bound or self.reference is not None or not tuned or self._is_late():
+            return
+        finalists = best_of(self._handle.trials(), "independent")
+        if finalists:
+            self._announce("The best independent networks are run again: the bound is from them.")
+            seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in finalists]
+            settings = self._settings
+            runs = Runs(self._checkpoints, self._fingerprint, settings.max_epochs, settings.device)
+            reruns = yield from runs.rerun(finalists, seeds)
+            reference = choose_reference(TaskSuite.load(self._suite), finalists, reruns)
+            epochs = rungs(settings.pruner, settings.max_epochs, 0)[:-1]
+            if reference is not None and epochs:
+                (chosen,) = [k for k, t in enumerate(finalists) if t.number == reference.trial]
+                early = yield from runs.at(epochs, finalists[chosen], seeds[chosen])
+                reference = reference.with_rungs(early)
+            self.reference = reference
+        if self.reference is None:
+            raise InfrastructureError(
+                "No independent network was trained to the end, so there is no reference for "
+                f"`no_task_worse_than`. `autometa trials {self._handle.name}` gives the reason of "
+                "each failure; resume with more trials."
+            )
+        self._handle.set_attr("reference", self.reference.to_json())
+        self._handle.commit()
+
     def _promote(self, number: int, live: _Live) -> None:
         """Decide what becomes of a trial at its rung."""
         values = self._values(number, live)
         if live.epoch == self._settings.max_epochs:
             self._tell(number, live, TrialState.COMPLETE, values[number], None)
-        elif number in decide(self._settings.pruner, values):
+        elif number in decide(self._settings.pruner, values, self._broken[live.epoch]):
             live.trial.set_user_attr("kept", live.epoch)
             self._waiting[number] = live
         else:
@@ -164,14 +205,17 @@ class SearchLoop:
             self._total += 1
             arm = frozen.user_attrs.get("arm", "sharing")
             place = bracket(self._settings.pruner, frozen.number, self._settings.max_epochs)
-            for epoch, value in frozen.intermediate_values.items():
+            self._asked[arm] += 1
+            for epoch in frozen.user_attrs.get("broken", []):
+                self._broken[epoch].add(frozen.number)
+            for epoch, value in rung_values(frozen).items():
                 self._at_rung[arm, place, epoch][frozen.number] = value
             if frozen.state.name in self._states:
                 self._states[frozen.state.name] += 1
-            if frozen.state == TrialState.COMPLETE and frozen.value is not None:
-                self._note_best(frozen.value, frozen.number, arm)
+            if is_eligible(frozen):
+                self._note_best(score_of(frozen), frozen.number, arm)
         self._done_before = sum(self._states.values())
-        reported = {frozen.number: frozen.intermediate_values for frozen in self._handle.trials()}
+        reported = {frozen.number: rung_values(frozen) for frozen in self._handle.trials()}
         for trial in self._handle.revive(self._sampler):
             live = self._configure(trial, trial.user_attrs["arm"])
             live.epoch = max(reported[trial.number], default=0)
@@ -184,18 +228,36 @@ class SearchLoop:
     def _ask(self) -> None:
         settings = self._settings
         for _ in range(min(ASK_AHEAD, settings.n_trials - self._total)):
-            number = self._total
-            arm = arm_of(number, settings.independent_share, self._space.arms)
+            arm = self._next_arm()
+            if arm is None:
+                break
             trial = self._handle.ask(arm, self._sampler)
             live = self._configure(trial, arm)
             self._waiting[trial.number] = live
             self._total += 1
+            self._asked[arm] += 1
             searched = {
                 **readable(trial.params, live.config),
                 "sharing.kind": live.config["sharing.kind"],
             }
             self._tracker.trial_started(trial.number, searched, {"arm": arm})
         self._handle.commit()
+
+    def _next_arm(self) -> Arm | None:
+        """The arm of the next trial; None while the other arm waits for the reference."""
+        if not self._is_bound:
+            return arm_of(self._total, self._settings.independent_share, self._space.arms)
+        if self._asked["independent"] < self._n_independent:
+            return "independent"
+        return None if self.reference is None else "sharing"
+
+    @property
+    def _is_bound(self) -> bool:
+        return self._settings.no_task_worse_than is not None
+
+    @property
+    def _n_independent(self) -> int:
+        return independent_trials(self._settings.n_trials, self._settings.independent_share)
 
     def _configure(self, trial: optuna.trial.Trial, arm: Arm) -> _Live:
         """Suggest what has not been suggested yet, and note the whole configuration."""
@@ -235,6 +297,7 @@ class SearchLoop:
             keep=to_epoch < self._settings.max_epochs,
             device=self._settings.device,
             chunk=self._chunks.get(first.shape),
+            cost=self._settings.cost,
         )
 
     def _next_rung(self, number: int, live: _Live) -> int:
@@ -243,14 +306,26 @@ class SearchLoop:
 
     def _report(self, number: int, live: _Live, found: RunResult, value: float) -> None:
         live.epoch = found.epoch
-        live.trial.report(value, found.epoch)
-        seconds = live.trial.user_attrs.get("seconds", 0.0) + found.seconds
-        live.trial.set_user_attr("seconds", round(seconds, 4))
-        live.trial.set_user_attr("tasks", found.tasks)
-        self._values(number, live)[number] = value
         metrics = {f"task/{name}": s for name, s in found.tasks.items() if s is not None}
         if found.train_loss is not None:
             metrics["train_loss"] = found.train_loss
+        # what is told with the value is noted before it: a kill between them loses none of it
+        live.trial.set_user_attr("tasks", found.tasks)
+        if self.reference is not None and live.arm == "sharing":
+            closest = self.reference.closest(found.tasks, found.epoch)
+            live.trial.set_user_attr("closest", {"task": closest.task, "below": closest.below})
+            metrics["below_reference"] = closest.below
+            if closest.below > (self._settings.no_task_worse_than or 0.0):
+                self._broken[found.epoch].add(number)
+                at = [*live.trial.user_attrs.get("broken", []), found.epoch]
+                live.trial.set_user_attr("broken", sorted(set(at)))
+        if found.cost is not None:
+            live.trial.set_user_attr("cost", found.cost)
+            metrics["cost"] = found.cost
+        self._handle.report(live.trial, value, found.epoch)
+        seconds = live.trial.user_attrs.get("seconds", 0.0) + found.seconds
+        live.trial.set_user_attr("seconds", round(seconds, 4))
+        self._values(number, live)[number] = value
         self._tracker.trial_rung(number, found.epoch, {"value": value, **metrics})
 
     def _values(self, number: int, live: _Live) -> dict[int, float]:
@@ -261,22 +336,30 @@ class SearchLoop:
     def _tell(
         self, number: int, live: _Live, state: TrialState, value: float | None, reason: str | None
     ) -> None:
-        complete = state == TrialState.COMPLETE
-        self._handle.tell(live.trial, value if complete else None, state=state, reason=reason)
+        attrs = live.trial.user_attrs
+        excess = 0.0
+        delta = self._settings.no_task_worse_than
+        if delta is not None and "closest" in attrs and state != TrialState.FAIL:
+            excess = attrs["closest"]["below"] - delta
+            self._handle.constrain(live.trial, excess)
+        told: float | list[float] | None = None
+        if state == TrialState.COMPLETE and value is not None:
+            told = value if self._settings.cost is None else [value, attrs["cost"]]
+            if excess <= 0.0:
+                self._note_best(value, number, live.arm)
+        self._handle.tell(live.trial, told, state=state, reason=reason)
         self._states[_TRACKED[state]] += 1
-        if complete and value is not None:
-            self._note_best(value, number, live.arm)
         self._tracker.trial_finished(number, _TRACKED[state], value, reason)
 
-    def _note_best(self, value: float, number: int, arm: str) -> None:
-        if self._best is None or value > self._best[0]:
+    def _note_best(self, value: float | None, number: int, arm: str) -> None:
+        if value is not None and (self._best is None or value > self._best[0]):
             self._best = (value, number, arm)
 
     def _is_late(self) -> bool:
         limit = self._settings.timeout
         return limit is not None and time.monotonic() - self._started > limit
 
-    def _announce(self) -> None:
+    def _announce(self, message: str | None = None) -> None:
         done = sum(self._states.values())
         seconds = time.monotonic() - self._started
         here = done - self._done_before
@@ -293,21 +376,6 @@ class SearchLoop:
                 best_arm=arm,
                 seconds=seconds,
                 seconds_left=left,
+                message=message,
             )
         )
-
-
-def arm_of(number: int, independent_share: float, arms: tuple[Arm, ...]) -> Arm:
-    """The arm of a trial: `independent_share` of all trials, evenly interleaved."""
-    if len(arms) == 1:
-        return arms[0]
-    before, after = number * independent_share, (number + 1) * independent_share
-    # rounding keeps 10 × 0.1 from falling short of 1
-    return (
-        "independent" if math.floor(round(after, 9)) > math.floor(round(before, 9)) else "sharing"
-    )
-
-
-def run_seed(seed: int, *numbers: int) -> int:
-    """The seed of a run, drawn from the search's seed and the run's numbers."""
-    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0] & 0x7FFFFFFF)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal, get_args
 
 from autometa.errors import UserError, nearest
@@ -20,6 +20,8 @@ PRUNERS: tuple[str, ...] = get_args(Pruner)
 ETA = 3
 #: rungs below the last
 _LEVELS = 2
+#: more than any two values differ by: they lie between -1 and 1
+_DEMOTION = 3.0
 #: the median rule waits for this many values
 _MEDIAN_STARTS = 5
 
@@ -60,16 +62,20 @@ def bracket(pruner: str, number: int, max_epochs: int) -> int:
     return number % len(ladder)
 
 
-def decide(pruner: str, values: Mapping[int, float]) -> frozenset[int]:
+def decide(
+    pruner: str, values: Mapping[int, float], demoted: Container[int] = ()
+) -> frozenset[int]:
     """Which of the trials scored at a rung go on.
 
     Args:
         values: trial number → value at the rung, of all trials of one arm and bracket that
             reached it, whatever became of them. Equal values favour the earlier trial.
+        demoted: trials that come after all others, whatever their value: they break a bound there.
 
     `asha`, `hyperband`: the best ⌈n/3⌉. `median`: those not below the median, once there are
     five. `none`: all.
     """
+    values = {n: value - _DEMOTION * (n in demoted) for n, value in values.items()}
     if pruner == "none":
         return frozenset(values)
     if pruner == "median":

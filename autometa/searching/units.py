@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from autometa.errors import AutometaError
+from autometa.searching.costs import costs_of
 from autometa.tasks import TaskSuite
 from autometa.training.devices import find_device
 from autometa.training.population import RunResult, Trainer
@@ -44,6 +45,7 @@ class WorkUnit:
         keep: write checkpoints at `to_epoch`.
         device: `cpu`, `cuda` or `auto`.
         chunk: how many runs to step together at least; None asks the probe.
+        cost: what to say about a network that is trained to the end (`costs.COSTS`); None: nothing.
     """
 
     names: tuple[str, ...]
@@ -58,6 +60,7 @@ class WorkUnit:
     keep: bool = True
     device: str = "cpu"
     chunk: int | None = None
+    cost: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -133,6 +136,9 @@ def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> li
         for place, k in enumerate(part):
             if results[place].reason is None:
                 save_run(state, place, runs[k], unit.checkpoint(unit.names[k], unit.to_epoch))
+    if unit.cost is not None and unit.to_epoch == unit.max_epochs:
+        found = costs_of(unit.cost, trainer, some, state)
+        return [dataclasses.replace(r, cost=c) for r, c in zip(results, found, strict=True)]
     return results
 
 

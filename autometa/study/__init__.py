@@ -8,7 +8,7 @@ at a time changes it, through a `StudyHandle`; anyone may read it at any time wi
         assignment = space.suggest(trial, "sharing")
         study.commit()                                  # one fsync, before work is handed out
         ...
-        trial.report(value, epoch)
+        study.report(trial, value, epoch)
         study.tell(trial, value)
         study.commit()                                  # and one after its results
 """
@@ -16,21 +16,42 @@ at a time changes it, through a `StudyHandle`; anyone may read it at any time wi
 from autometa.study.databases import storage_errors
 from autometa.study.handle import SamplerFor, StudyHandle
 from autometa.study.journal import GroupedJournalBackend
-from autometa.study.samplers import SAMPLER_TRIALS, SAMPLERS, make_sampler, visible_trials
+from autometa.study.samplers import (
+    SAMPLER_TRIALS,
+    SAMPLERS,
+    WITH_OBJECTIVES,
+    make_sampler,
+    visible_trials,
+)
 from autometa.study.store import delete_study, list_studies, open_study, read_study, trial_rows
+from autometa.study.values import (
+    cost_of,
+    is_eligible,
+    pareto_front,
+    rung_values,
+    score_of,
+    violation,
+)
 
 __all__ = [
     "SAMPLERS",
     "SAMPLER_TRIALS",
+    "WITH_OBJECTIVES",
     "GroupedJournalBackend",
     "SamplerFor",
     "StudyHandle",
+    "cost_of",
     "delete_study",
+    "is_eligible",
     "list_studies",
     "make_sampler",
     "open_study",
+    "pareto_front",
     "read_study",
+    "rung_values",
+    "score_of",
     "storage_errors",
     "trial_rows",
+    "violation",
     "visible_trials",
 ]

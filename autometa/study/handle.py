@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,7 @@ from autometa.space import Arm
 from autometa.study.databases import DatabaseOwner, storage_errors
 from autometa.study.journal import GroupedJournalBackend
 from autometa.study.samplers import ArmStudy
+from autometa.study.values import RUNGS, WORST_TASK
 
 SamplerFor = Callable[[int], BaseSampler]
 """Trial number → the sampler that suggests its parameters."""
@@ -68,16 +69,30 @@ class StudyHandle:
                 trial_id = storage.create_new_trial(study_id, template_trial=template)
             return self._trial(trial_id, arm, make)
 
+    def report(self, trial: Trial, value: float, epoch: int) -> None:
+        """Note the score of a rung; see `values` for where."""
+        with storage_errors(self._where):
+            if len(self.study.directions) == 1:
+                trial.report(value, epoch)
+            else:
+                trial.set_user_attr(RUNGS, {**trial.user_attrs.get(RUNGS, {}), str(epoch): value})
+
+    def constrain(self, trial: Trial, excess: float) -> None:
+        """Note how far a trial's worst task is beyond the bound; not above 0 keeps to it."""
+        with storage_errors(self._where):
+            if WORST_TASK not in trial.constraints:  # set, if a driver died before it told
+                trial.set_constraint(WORST_TASK, excess)
+
     def tell(
         self,
         trial: Trial | int,
-        value: float | None = None,
+        value: float | Sequence[float] | None = None,
         *,
         state: TrialState = TrialState.COMPLETE,
         reason: str | None = None,
     ) -> FrozenTrial:
-        """Finish a trial: COMPLETE with its value, PRUNED (its value is the last one reported), or
-        FAIL with a reason, which is kept as a user attribute."""
+        """Finish a trial: COMPLETE with its value (or score and cost), PRUNED (its value is the
+        last one reported), or FAIL with a reason, which is kept as a user attribute."""
         number = trial if isinstance(trial, int) else trial.number
         with storage_errors(self._where):
             if reason is not None:

@@ -10,7 +10,7 @@ import heapq
 import json
 import math
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import ConfigError, nearest
+from autometa.study.values import pareto_front, rung_values, violation
 
 SAMPLER_TRIALS = 500
 """At most so many finished trials are shown to a sampler: its cost grows with them."""
@@ -78,27 +79,45 @@ def visible_trials(
 ) -> list[FrozenTrial]:
     """The running trials of an arm and at most `limit` finished ones, ordered by number.
 
-    Beyond the limit: the best half of it (complete before pruned, pruned ones by how far they came)
+    Beyond the limit: the best half of it (complete before pruned, pruned ones by how far they came;
+    those that keep to a bound before those that do not; with a cost, by Pareto front after front)
     and the most recent of the others, which keep the model's picture of bad regions.
     """
     own = [t for t in trials if t.user_attrs.get("arm") == arm]
     running = [t for t in own if t.state == TrialState.RUNNING]
     finished = [t for t in own if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     if len(finished) > limit:
-        best = heapq.nlargest(limit // 2, finished, key=_rank)
+        fronts = _fronts(finished, limit // 2)
+        best = heapq.nlargest(limit // 2, finished, key=lambda t: _rank(t, fronts))
         kept = {t.number for t in best}
         rest = [t for t in finished if t.number not in kept]
         finished = best + rest[len(rest) - (limit - len(best)) :]
     return sorted(running + finished, key=lambda t: t.number)
 
 
-def _rank(trial: FrozenTrial) -> tuple[bool, float, float]:
-    """Larger is better; all studies maximise."""
+def _rank(trial: FrozenTrial, fronts: Mapping[int, int]) -> tuple[bool, float, float, float]:
+    """Larger is better."""
     if trial.state == TrialState.COMPLETE:
-        return True, 0.0, trial.values[0]
-    step = max(trial.intermediate_values, default=-1)
-    value = trial.intermediate_values.get(step, -math.inf)
-    return False, step, -math.inf if math.isnan(value) else value
+        excess = max(0.0, violation(trial) or 0.0)
+        return True, -excess, -fronts.get(trial.number, 0), trial.values[0]
+    rungs = rung_values(trial)
+    step = max(rungs, default=-1)
+    value = rungs.get(step, -math.inf)
+    return False, step, 0.0, -math.inf if math.isnan(value) else value
+
+
+def _fronts(trials: Sequence[FrozenTrial], n_best: int) -> dict[int, int]:
+    """Trial number → its Pareto front, 0 the best, of the first `n_best` completed trials of a
+    study with two values; the others share the front after those."""
+    left = [t for t in trials if t.state == TrialState.COMPLETE and len(t.values) == 2]
+    found: dict[int, int] = {}
+    front = 0
+    while left and len(found) < n_best:
+        numbers = {t.number for t in pareto_front(left)} or {t.number for t in left}
+        found.update(dict.fromkeys(numbers, front))
+        left = [t for t in left if t.number not in numbers]
+        front += 1
+    return found | {t.number: front for t in left}
 
 
 class _CmaEs(CmaEsSampler):
@@ -161,6 +180,9 @@ def _cmaes(seed: int) -> BaseSampler:
         ) from None
     return _CmaEs(seed=seed, warn_independent_sampling=False, consider_pruned_trials=True)
 
+
+#: samplers that can minimise a cost beside the score, and keep to a bound
+WITH_OBJECTIVES = ("tpe", "gp", "random")
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,

@@ -13,6 +13,7 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import InfrastructureError, StudyError, nearest
 from autometa.home import Home, check_study_name
@@ -34,6 +35,7 @@ from autometa.study.journal import (
     StudyLock,
     lock_path,
 )
+from autometa.study.values import cost_of, rung_values, score_of, violation
 
 
 def open_study(
@@ -44,6 +46,7 @@ def open_study(
     resume: bool = False,
     fingerprint: str,
     attrs: Mapping[str, Any],
+    with_cost: bool = False,
 ) -> StudyHandle:
     """Start a study, or go on with one, as its only driver.
 
@@ -55,20 +58,21 @@ def open_study(
         fingerprint: of the suite; a study belongs to one.
         attrs: user attributes such as `suite`, `space` and `settings`. They are written when the
             study starts; on resuming they replace the old ones, but `space` must mean the same.
+        with_cost: trials have two values, the score and a cost to be minimised.
 
     Raises:
         StudyError: the name is taken and `resume` is not set, the study belongs to other data or
-            another space, or another driver holds it.
+            another space or has other values, or another driver holds it.
         InfrastructureError: the storage cannot be reached, written or read.
     """
     check_study_name(name)
     if storage is not None:
-        return _open_database(name, storage, resume, fingerprint, attrs)
+        return _open_database(name, storage, resume, fingerprint, attrs, with_cost)
     backend = GroupedJournalBackend(home.journal(name))
     try:
         store = _journal_storage(backend, backend.path)
         existed = _has_study(store, name)
-        study = _start(store, name, resume, fingerprint, attrs)
+        study = _start(store, name, resume, fingerprint, attrs, with_cost)
         backend.commit()
         return StudyHandle(study, resumed=existed, backend=backend)
     except BaseException:
@@ -149,10 +153,13 @@ def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
-    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (None unless
-    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it; a tree of
-    tasks as one value), `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`,
-    `config`, `started`, `finished`.
+    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (the score;
+    None unless it has one), `cost` (None unless one is minimised and was measured), `feasible`
+    (whether a completed trial keeps to a bound on its tasks; None where none is set), `closest`
+    (the task that is nearest to that bound, and how far it is below its reference), `params`
+    (what was searched; `sharing.kind` also where the arm fixes it; a tree of tasks as one value),
+    `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`,
+    `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -166,9 +173,12 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "number": trial.number,
                 "state": trial.state.name,
                 "arm": arm,
-                "value": trial.values[0] if trial.values else None,
+                "value": score_of(trial),
+                "cost": cost_of(trial),
+                "feasible": _is_feasible(trial),
+                "closest": attrs.get("closest"),
                 "params": params,
-                "epoch": max(trial.intermediate_values, default=None),
+                "epoch": max(rung_values(trial), default=None),
                 "seconds": attrs.get("seconds"),
                 "reason": attrs.get("reason"),
                 "tasks": attrs.get("tasks"),
@@ -181,6 +191,11 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     return rows
 
 
+def _is_feasible(trial: FrozenTrial) -> bool | None:
+    excess = violation(trial)
+    return None if excess is None or trial.state != TrialState.COMPLETE else excess <= 0.0
+
+
 class _QuietStudy(optuna.Study):
     """A study that does not print a line for every trial told."""
 
@@ -189,7 +204,7 @@ class _QuietStudy(optuna.Study):
 
 
 def _open_database(
-    name: str, url: str, resume: bool, fingerprint: str, attrs: Mapping[str, Any]
+    name: str, url: str, resume: bool, fingerprint: str, attrs: Mapping[str, Any], with_cost: bool
 ) -> StudyHandle:
     rdb, store = connect(url)
     owner = None
@@ -201,12 +216,12 @@ def _open_database(
             if not existed:
                 with quiet("optuna.storages._rdb.storage"):
                     try:
-                        store.create_new_study([StudyDirection.MAXIMIZE], name)
+                        store.create_new_study(_directions(with_cost), name)
                     except optuna.exceptions.DuplicatedStudyError:
                         if not resume:
                             raise _taken(name) from None  # another driver was quicker
             owner = DatabaseOwner(rdb, store.get_study_id_from_name(name), name, url)
-            study = _start(store, name, True, fingerprint, attrs)
+            study = _start(store, name, True, fingerprint, attrs, with_cost)
     except BaseException:
         if owner is not None:
             owner.release()
@@ -215,17 +230,33 @@ def _open_database(
     return StudyHandle(study, resumed=existed, owner=owner, where=url)
 
 
+def _directions(with_cost: bool) -> list[StudyDirection]:
+    """The score is maximised, a cost minimised."""
+    return [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * with_cost
+
+
 def _start(
-    store: BaseStorage, name: str, resume: bool, fingerprint: str, attrs: Mapping[str, Any]
+    store: BaseStorage,
+    name: str,
+    resume: bool,
+    fingerprint: str,
+    attrs: Mapping[str, Any],
+    with_cost: bool,
 ) -> optuna.Study:
     """Create or load the study and bring its attributes up to date."""
     if not _has_study(store, name):
         with quiet("optuna.storages.journal._storage"):
-            store.create_new_study([StudyDirection.MAXIMIZE], name)
+            store.create_new_study(_directions(with_cost), name)
     elif not resume:
         raise _taken(name)
     study = _QuietStudy(name, store, sampler=RandomSampler(seed=0))
     stored = study.user_attrs
+    if study.directions != _directions(with_cost):
+        has = "the score alone" if with_cost else "score and cost"
+        raise StudyError(
+            f"Study `{name}` was started for {has}, so it cannot go on with another `cost`. Resume "
+            "it with the one it had, or choose another study name."
+        )
     # A driver that died while it started the study may have left it without attributes.
     if "fingerprint" in stored and stored["fingerprint"] != fingerprint:
         raise StudyError(

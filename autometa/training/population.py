@@ -9,6 +9,7 @@ on its neighbours, and a run that diverges leaves them alone.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class RunResult:
         train_loss: mean objective over the last epoch.
         seconds: this run's share of the training time.
         reason: why the run failed; None if it did not.
+        cost: what the network costs, where the unit was asked to say so.
     """
 
     epoch: int
@@ -55,6 +57,7 @@ class RunResult:
     train_loss: float | None = None
     seconds: float = 0.0
     reason: str | None = None
+    cost: float | None = None
 
 
 class Trainer:
@@ -144,6 +147,23 @@ class Trainer:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         return min(times[1:])
+
+    def inference_seconds(
+        self, run: Run, state: PopulationState, n_rows: int, repeats: int = 11
+    ) -> float:
+        """Median seconds to predict `n_rows` validation rows (repeated where there are fewer)."""
+        if self._val is None:
+            raise ValueError("There are no validation rows to predict.")
+        at = torch.arange(n_rows) % len(self._val.x)
+        task = None if self._val.task is None else self._val.task[at]
+        rows = self._val._replace(x=self._val.x[at], task=task)
+        stack = _Stack(self, [run], state.to(self._device))
+        times = []
+        for _ in range(repeats + 2):  # the first two are warm-up
+            began = time.perf_counter()
+            stack.predict(rows)  # ends on the CPU, so a GPU has finished too
+            times.append(time.perf_counter() - began)
+        return statistics.median(times[2:])
 
     def _score(
         self, stack: _Stack, failed: dict[int, str]

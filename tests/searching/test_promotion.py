@@ -26,6 +26,14 @@ def test_none_keeps_everything_and_has_one_rung() -> None:
     assert rungs("none", 27, 0) == (27,)
 
 
+def test_demoted_trials_come_after_all_others() -> None:
+    assert decide("asha", VALUES, {1, 3}) == {2, 5, 6}
+    assert decide("asha", VALUES, set(VALUES)) == decide("asha", VALUES)
+    assert decide("asha", VALUES, {1, 3, 6, 2, 5}) == {0, 4, 1}
+    assert decide("median", VALUES, {1, 3}) == {0, 2, 5, 6}
+    assert decide("none", VALUES, {1}) == set(VALUES)
+
+
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_decision_does_not_depend_on_the_order_of_arrival(pruner: str) -> None:
     some = list(VALUES.items())[:5]

@@ -93,6 +93,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="SUITE=N,…",
         help="keep the first N tasks of a suite with a task column (%(default)s)",
     )
+    parser.add_argument(
+        "--budgets",
+        default="sarcos=24x15,omniglot_background=16x9",
+        metavar="SUITE=TRIALSxEPOCHS,…",
+        help="another budget for a suite that costs more (%(default)s)",
+    )
     parser.add_argument("--out", type=Path, default=Path("study-sharing"), help="(%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="breast-cancer, 2 trials, 1 epoch, 2 pairs, no workers"
@@ -115,7 +121,7 @@ def study(args: argparse.Namespace) -> None:
           " pairs s |\n|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
     found = []
     for name in args.suites.split(","):
-        found.append(run_suite(name, args, keep.get(name)))
+        found.append(run_suite(name, budget(name, args), keep.get(name)))
         print(row(found[-1]), flush=True)
     decided = decide(found)
     print("\nAfter Holm's correction over the suites:")
@@ -125,6 +131,15 @@ def study(args: argparse.Namespace) -> None:
             f"{suite['varies']} varies; {suite['verdict']}"
         )
     print(json.dumps(decided))
+
+
+def budget(name: str, args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with this suite's own numbers of trials and epochs."""
+    own = dict(pair.split("=") for pair in args.budgets.split(",") if pair)
+    if name not in own:
+        return args
+    trials, epochs = own[name].split("x")
+    return argparse.Namespace(**{**vars(args), "n_trials": int(trials), "max_epochs": int(epochs)})
 
 
 # --- one suite ------------------------------------------------------------------------------------

@@ -56,10 +56,10 @@ from optuna.trial import FrozenTrial
 import autometa
 from autometa.home import Home
 from autometa.intervals import Interval, mean_interval, t_interval
-from autometa.judge import RERUN_SEEDS, best_of
 from autometa.metrics import evaluate
-from autometa.searching.loop import run_seed
+from autometa.searching.finalists import best_of
 from autometa.searching.progress import Progress
+from autometa.searching.settings import RERUN_SEEDS, run_seed
 from autometa.study import read_study
 from autometa.tasks import Rows, TaskSuite, load_suite
 from autometa.training.population import Trainer, task_specs

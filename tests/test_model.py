@@ -40,7 +40,12 @@ def images() -> Model:
     return train(make_suite("image"), backbone__kind="conv")
 
 
-@pytest.mark.parametrize("kind", ["aligned", "grouped", "images"])
+@pytest.fixture(scope="module")
+def tokens() -> Model:
+    return train(make_suite(), backbone__kind="transformer", sharing__kind="mtan")
+
+
+@pytest.mark.parametrize("kind", ["aligned", "grouped", "images", "tokens"])
 def test_save_and_load(kind, request, tmp_path):
     model = request.getfixturevalue(kind)
     table = make_table(20, seed=9)

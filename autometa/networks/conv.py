@@ -81,8 +81,9 @@ class Conv:
     def __init__(self, config: ConvConfig, problem: Problem) -> None:
         if not problem.is_image:
             raise ConfigError(
-                "Parameter `backbone.kind` should be `mlp` for tables. Found `conv`, which needs "
-                f"images [channel, height, width], and features of shape {problem.feature_shape}."
+                "Parameter `backbone.kind` should be `mlp` or `transformer` for tables. Found "
+                "`conv`, which needs images [channel, height, width], and features of shape "
+                f"{problem.feature_shape}."
             )
         channels, height, width = problem.feature_shape
         blocks = []

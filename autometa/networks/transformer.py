@@ -30,7 +30,7 @@ class TransformerConfig(Config):
     """
 
     kind: Literal["transformer"] = "transformer"
-    width: int = Field(64, ge=1, le=2048)
+    width: int = Field(32, ge=1, le=2048)
     depth: int = Field(3, ge=1, le=64)
     heads: int = Field(4, ge=1, le=64)
     expansion: int = Field(2, ge=2, le=8)

@@ -33,7 +33,7 @@ def test_conv_pools_while_it_can():
 
 
 def test_conv_refuses_tables():
-    with pytest.raises(ConfigError, match="`backbone.kind` should be `mlp` for tables"):
+    with pytest.raises(ConfigError, match="`backbone.kind` should be `mlp` or `transformer` for"):
         backbone("conv", (5,))
 
 

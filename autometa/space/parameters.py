@@ -226,10 +226,15 @@ def n_blocks(given: Mapping[str, Any]) -> int:
 def readable(params: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
     """What was suggested, with the tree as a whole in place of the questions it was put together
     from; `config` is the trial's configuration, None if it is not known yet."""
-    asked = [n for n in params if n.startswith((f"{PARTITIONS}.", f"{CLUSTERS}."))]
-    if not asked or config is None:
+    if config is None:
         return dict(params)
-    return {n: v for n, v in params.items() if n not in asked} | {PARTITIONS: config[PARTITIONS]}
+    asked = (f"{PARTITIONS}.", f"{CLUSTERS}.")
+    return {
+        PARTITIONS if name.startswith(asked) else name: (
+            config[PARTITIONS] if name.startswith(asked) else value
+        )
+        for name, value in params.items()
+    }
 
 
 Parameter = Fixed | Float | Int | Categorical | Partitions

@@ -362,7 +362,7 @@ def test_drop_follows_conditions_and_shortens_ranges() -> None:
         "optimizer.schedule",
     ]
     assert bound.distributions("sharing")["sharing.split_at"] == IntDistribution(1, 2)
-    assert len(bound.dropped) == 5  # conv, group, and split_at 3 to 5
+    assert len(bound.dropped) == 4  # conv, and split_at 3 to 5; group goes with conv
     assert bound.suggest(ask(), "sharing")["optimizer.schedule"] == "cosine"
 
 

@@ -276,8 +276,10 @@ def _drop(space: Space, lost: Mapping[Choice, str]) -> Space:
             )
         else:
             changes[name] = narrowed
-        reasons += [f"{name} = {value}: {lost[name, value]}" for value in gone]
-    space = _without_unreachable(space.without(changes, reasons))
+        reasons += [(name, f"{name} = {value}: {lost[name, value]}") for value in gone]
+    space = _without_unreachable(space.without(changes, ()))
+    # what goes with a choice that is dropped needs no mention
+    space = space.without({}, [reason for name, reason in reasons if name in space.parameters])
     for name, value in emptied:
         if name in space.parameters:
             is_tree = isinstance(space.parameters[name], Partitions)

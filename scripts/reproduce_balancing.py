@@ -10,8 +10,8 @@
 
 usage: python scripts/reproduce_balancing.py [--steps N]
 
-Prints a table, and one JSON object as the last line. About a minute on one free core. Balancers whose
-extra is not installed are left out.
+Prints a table, and one JSON object as the last line. About a minute on one free core. Balancers
+whose extra is not installed are left out.
 """
 
 from __future__ import annotations

@@ -87,6 +87,8 @@ def test_default_space_is_the_one_agreed() -> None:
         ("every_sharing", TABLE, "mlp"),
         ("every_sharing", MIXED, "mlp"),
         ("images", IMAGES, "conv"),
+        ("balancing", TABLE, "mlp"),
+        ("balancing", MIXED, "mlp"),
     ],
 )
 def test_every_suggestion_of_a_shipped_space_builds(
@@ -114,7 +116,7 @@ def test_default_by_suite() -> None:
 
 
 def test_names_and_files(tmp_path: Path) -> None:
-    assert list(shipped_spaces()) == ["every_sharing", "images", "sharing"]
+    assert list(shipped_spaces()) == ["balancing", "every_sharing", "images", "sharing"]
     with pytest.raises(SpaceError, match=r"space = sharin`\. Did you mean `sharing`\?"):
         Space.load("sharin")
     file = tmp_path / "own.yaml"

@@ -14,6 +14,7 @@ import torch
 from scipy.special import expit, softmax
 from torch import Tensor, nn
 
+from autometa.balancing import EqualConfig
 from autometa.config import parse
 from autometa.errors import DataError, InfrastructureError, UserError, nearest
 from autometa.learners import Learner
@@ -175,7 +176,9 @@ class Model:
         return _Module(self._learner(), self.params, self.buffers)
 
     def _learner(self) -> Learner:
-        return build(self.config, self.problem)
+        # predictions need no balancer, nor the packages that it may need
+        config = self.config.model_copy(update={"balancing": EqualConfig()})
+        return build(config, self.problem)
 
     def _outputs(self, x: Tensor, task: Tensor | None) -> np.ndarray:
         stacked = {n: t[None] for n, t in self.params.items()}

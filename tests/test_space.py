@@ -100,6 +100,8 @@ def test_default_space_is_the_one_agreed() -> None:
         ("transformer", TABLE, "transformer"),
         ("transformer", MIXED, "transformer"),
         ("transformer", IMAGES, "transformer"),
+        ("balancing", TABLE, "mlp"),
+        ("balancing", MIXED, "mlp"),
     ],
 )
 def test_every_suggestion_of_a_shipped_space_builds(
@@ -127,7 +129,8 @@ def test_default_by_suite() -> None:
 
 
 def test_names_and_files(tmp_path: Path) -> None:
-    assert list(shipped_spaces()) == ["hard", "images", "sharing", "transformer"]
+    shipped = ["balancing", "hard", "images", "sharing", "transformer"]
+    assert list(shipped_spaces()) == shipped
     with pytest.raises(SpaceError, match=r"space = sharin`\. Did you mean `sharing`\?"):
         Space.load("sharin")
     file = tmp_path / "own.yaml"

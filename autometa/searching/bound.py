@@ -199,6 +199,8 @@ def _why(found: Mapping[str, Any]) -> str:
             f"{found['feasible']} of {found['trials']} trials did in one run, but none of the best "
             f"of these in the mean of new runs; the nearest, {where}"
         )
+    if closest["below"] <= found["no_task_worse_than"]:
+        where += " in the mean of new runs, within the bound, but was beyond it in its own"
     return f"none of {found['trials']} completed trials did; the nearest, {where}"
 
 

@@ -312,6 +312,10 @@ def test_test_rows_say_within_beyond_or_unclear() -> None:
     assert broken["recommended"] == "independent"
     assert "1 of 2 trials did in one run" in broken["verdict"]
     assert "0.100 below them on a" in broken["verdict"]
+    none = [finished(1, 0.6, 0.1)]
+    lucky = judge_bound(test, none, reference, 0.02, 1, Kept(False, Closest("a", 0.0, 0.0, 0.01)))
+    assert lucky["recommended"] == "independent"
+    assert "0.010 below them on a in the mean of new runs, within the bound" in lucky["verdict"]
 
 
 # --- a cost beside the score ----------------------------------------------------------------------

@@ -93,6 +93,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="SUITE=N,…",
         help="keep the first N tasks of a suite with a task column (%(default)s)",
     )
+    parser.add_argument(
+        "--suite-epochs",
+        default="",
+        metavar="SUITE=N,…",
+        help="another --max-epochs for some suites, as in omniglot_background=9",
+    )
     parser.add_argument("--out", type=Path, default=Path("study-sharing"), help="(%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="breast-cancer, 2 trials, 1 epoch, 2 pairs, no workers"
@@ -110,12 +116,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def study(args: argparse.Namespace) -> None:
     """Every suite in turn; rows while it runs, then Holm's verdicts and the JSON line."""
-    keep = {name: int(n) for name, n in (p.split("=") for p in args.tasks.split(",") if p)}
+    keep, epochs = by_suite(args.tasks), by_suite(args.suite_epochs)
     print("| suite | sharing | independent | difference (95%) | p | p plain | wins | search s |"
           " pairs s |\n|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
     found = []
     for name in args.suites.split(","):
-        found.append(run_suite(name, args, keep.get(name)))
+        own = {**vars(args), "max_epochs": epochs.get(name, args.max_epochs)}
+        found.append(run_suite(name, argparse.Namespace(**own), keep.get(name)))
         print(row(found[-1]), flush=True)
     decided = decide(found)
     print("\nAfter Holm's correction over the suites:")
@@ -125,6 +132,15 @@ def study(args: argparse.Namespace) -> None:
             f"{suite['varies']} varies; {suite['verdict']}"
         )
     print(json.dumps(decided))
+
+
+def by_suite(text: str) -> dict[str, int]:
+    """`a=1,b=2` to a mapping."""
+    pairs = (part.rpartition("=") for part in text.split(",") if part)
+    try:
+        return {name: int(number) for name, _, number in pairs}
+    except ValueError:
+        raise SystemExit(f"This should be SUITE=NUMBER, …; found `{text}`.") from None
 
 
 # --- one suite ------------------------------------------------------------------------------------

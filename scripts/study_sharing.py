@@ -94,10 +94,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="keep the first N tasks of a suite with a task column (%(default)s)",
     )
     parser.add_argument(
-        "--budgets",
-        default="sarcos=24x15,omniglot_background=16x9",
-        metavar="SUITE=TRIALSxEPOCHS,…",
-        help="another budget for a suite that costs more (%(default)s)",
+        "--suite-epochs",
+        default="sarcos=15,omniglot_background=9",
+        metavar="SUITE=N,…",
+        help="another --max-epochs for some suites (%(default)s)",
+    )
+    parser.add_argument(
+        "--suite-trials",
+        default="sarcos=24,omniglot_background=16",
+        metavar="SUITE=N,…",
+        help="another --n-trials for some suites (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("study-sharing"), help="(%(default)s)")
     parser.add_argument(
@@ -116,12 +122,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def study(args: argparse.Namespace) -> None:
     """Every suite in turn; rows while it runs, then Holm's verdicts and the JSON line."""
-    keep = {name: int(n) for name, n in (p.split("=") for p in args.tasks.split(",") if p)}
+    keep, epochs, trials = map(by_suite, (args.tasks, args.suite_epochs, args.suite_trials))
     print("| suite | sharing | independent | difference (95%) | p | p plain | wins | search s |"
           " pairs s |\n|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
     found = []
     for name in args.suites.split(","):
-        found.append(run_suite(name, budget(name, args), keep.get(name)))
+        own = {
+            **vars(args),
+            "max_epochs": epochs.get(name, args.max_epochs),
+            "n_trials": trials.get(name, args.n_trials),
+        }
+        found.append(run_suite(name, argparse.Namespace(**own), keep.get(name)))
         print(row(found[-1]), flush=True)
     decided = decide(found)
     print("\nAfter Holm's correction over the suites:")
@@ -133,13 +144,13 @@ def study(args: argparse.Namespace) -> None:
     print(json.dumps(decided))
 
 
-def budget(name: str, args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments with this suite's own numbers of trials and epochs."""
-    own = dict(pair.split("=") for pair in args.budgets.split(",") if pair)
-    if name not in own:
-        return args
-    trials, epochs = own[name].split("x")
-    return argparse.Namespace(**{**vars(args), "n_trials": int(trials), "max_epochs": int(epochs)})
+def by_suite(text: str) -> dict[str, int]:
+    """`a=1,b=2` to a mapping."""
+    pairs = (part.rpartition("=") for part in text.split(",") if part)
+    try:
+        return {name: int(number) for name, _, number in pairs}
+    except ValueError:
+        raise SystemExit(f"This should be SUITE=NUMBER, …; found `{text}`.") from None
 
 
 # --- one suite ------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_quick_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(found["arms"]) == list(script.ARMS)
     assert sum(line.startswith("| ") for line in lines) == 1 + len(script.ARMS)
     for facts in found["arms"].values():
-        assert 0.3 < facts["accuracy"] < 1.0  # one epoch: chance is 0.1
+        assert 0.2 < facts["accuracy"] < 1.0  # one epoch: chance is 0.1
         assert len(facts["pairs"]) == 2
     # trained apart: no two arms have the same accuracy in every pair
     assert len({tuple(f["pairs"]) for f in found["arms"].values()}) == len(script.ARMS)

@@ -107,6 +107,7 @@ def test_a_diverged_run_scores_the_least_there_is(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # a search, or processes that import torch
 def test_a_stopped_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_stopped_study_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # a search, or processes that import torch
 def test_pairs_are_the_same_over_processes() -> None:
     configs = {arm: {"sharing.kind": kind, "backbone.width": 8} for arm, kind in
                zip(script.ARMS, ("hard", "independent"), strict=True)}  # fmt: skip
@@ -155,6 +157,25 @@ def test_pairs_are_the_same_over_processes() -> None:
     here = {p["split"]: p["sharing"] for p in script.run_pairs(jobs, 0)}
     there = {p["split"]: p["sharing"] for p in script.run_pairs(jobs, 2)}
     assert here == there
+
+
+def test_numbers_by_suite() -> None:
+    assert script.by_suite("") == {}
+    assert script.by_suite("a=1,folder/b.suite.yaml=20") == {"a": 1, "folder/b.suite.yaml": 20}
+    with pytest.raises(SystemExit, match="SUITE=NUMBER"):
+        script.by_suite("a=many")
+
+
+def test_a_suite_may_have_epochs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def fake(name: str, args: Any, n_tasks: int | None) -> dict[str, Any]:
+        seen[name] = (args.max_epochs, n_tasks)
+        return {**made_suite(name, [0.1, 0.2]), "search_seconds": 1.0}
+
+    monkeypatch.setattr(script, "run_suite", fake)
+    script.main(["--suites", "a,b", "--max-epochs", "5", "--suite-epochs", "b=2", "--tasks", "a=3"])
+    assert seen == {"a": (5, 3), "b": (2, None)}
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--n-trials", type=int, default=64)
     parser.add_argument("--max-epochs", type=int, default=27)
+    parser.add_argument("--space", help="the suite's default space if not given")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     runs = []
@@ -43,7 +44,7 @@ def search(suite: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     command = [
         sys.executable, "-m", "autometa.cli", "search", suite, "--n-trials", str(args.n_trials),
         "--max-epochs", str(args.max_epochs), "--workers", str(args.workers),
-        "--seed", str(seed), "--json",
+        "--seed", str(seed), "--json", *(["--space", args.space] if args.space else []),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
         began = time.monotonic()

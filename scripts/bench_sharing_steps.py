@@ -15,7 +15,8 @@ little, `--clock cpu` takes the mean processor time of a step instead. In every 
 is measured right after (in odd rounds right before) the plain trunk and the two are divided, so
 that other work disturbs both alike. The table has the median and the range of that ratio over the
 rounds. What a mechanism does only every n steps (`deep_relation` estimates covariances) is added
-with weight 1/n. A mechanism that a suite cannot build is named below the table.
+with weight 1/n. A mechanism that a suite cannot build is named below the table. With `--balancing`
+the ways to balance the tasks' losses or gradients are timed instead, all on the plain trunk.
 
     OMP_NUM_THREADS=1 python scripts/bench_sharing_steps.py --suites table6 --runs 1,16 --rounds 5
 
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autometa.balancing import BALANCING
 from autometa.errors import ConfigError
 from autometa.networks import Problem
 from autometa.networks.conditioning import CONDITIONING
@@ -57,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", default="1,16", help="population sizes K (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="steps a measurement (%(default)s)")
+    parser.add_argument(
+        "--balancing", action="store_true", help="the balancers, instead of ways to share"
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="(%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="table6 with K = 1 and 2, 1 round of 1 step"
@@ -76,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         trainer = Trainer(make_suite(name), 1, torch.device("cpu"))
         network = CONV if name == "image2" else MLP
-        configs, refused = mechanisms(network, trainer.problem)
+        values = balancers() if args.balancing else mechanisms(network, trainer.problem.n_tasks)
+        configs, refused = built(values, network, trainer.problem)
         left_out[name] = refused
         for size in sizes:
             for found in measure(trainer, configs, size, args):
@@ -110,11 +116,9 @@ def make_suite(name: str) -> TaskSuite:
     return suite.without_test()
 
 
-def mechanisms(
-    network: dict[str, Any], problem: Problem
-) -> tuple[dict[str, TrialConfig], dict[str, str]]:
-    """Name → configuration of the plain trunk and everything to compare; and what is refused."""
-    depth, n_tasks = network["backbone.depth"], problem.n_tasks
+def mechanisms(network: dict[str, Any], n_tasks: int) -> dict[str, dict[str, Any]]:
+    """Name → what makes it differ, of the plain trunk and every sharing and conditioning."""
+    depth = network["backbone.depth"]
     values: dict[str, dict[str, Any]] = {PLAIN: {"sharing.kind": "hard"}}
     for kind in SHARING:
         values[kind] = {"sharing.kind": kind}
@@ -127,16 +131,30 @@ def mechanisms(
     for kind in CONDITIONING:
         if kind != "none":
             values[f"hard, {kind}"] = {"sharing.kind": "hard", "conditioning.kind": kind}
+    values[f"hard, split_at {half}"] = values.pop("hard")
+    values[f"tree, 2 branches from {half}"] = values.pop("tree")
+    return values
+
+
+def balancers() -> dict[str, dict[str, Any]]:
+    """The same for every balancer, on the plain trunk."""
+    values = {kind: {"sharing.kind": "hard", "balancing.kind": kind} for kind in BALANCING}
+    return {PLAIN: values.pop("equal"), **values}
+
+
+def built(
+    values: dict[str, dict[str, Any]], network: dict[str, Any], problem: Problem
+) -> tuple[dict[str, TrialConfig], dict[str, str]]:
+    """Name → configuration of what the suite can build, and why of what it cannot."""
     configs, refused = {}, {}
     for name, chosen in values.items():
-        label = {"hard": f"hard, split_at {half}", "tree": f"tree, 2 branches from {half}"}
         try:
             config = TrialConfig.from_flat({**network, **chosen})
             check(config, problem)
         except ConfigError as exc:
             refused[name] = str(exc)
             continue
-        configs[label.get(name, name)] = config
+        configs[name] = config
     return configs, refused
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from autometa.balancing import BALANCING
 from autometa.networks import Problem
 from autometa.networks.conditioning import CONDITIONING
 from autometa.sharing import SHARING
@@ -35,7 +36,8 @@ def test_quick_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mechanisms_are_those_they_are_called(name: str) -> None:
     problem = Problem.of(script.make_suite(name))
     network = script.CONV if name == "image2" else script.MLP
-    configs, refused = script.mechanisms(network, problem)
+    values = script.mechanisms(network, problem.n_tasks)
+    configs, refused = script.built(values, network, problem)
     assert not refused
     kinds = {label: config.flat() for label, config in configs.items()}
     assert kinds[script.PLAIN]["sharing.split_at"] is None
@@ -44,6 +46,14 @@ def test_mechanisms_are_those_they_are_called(name: str) -> None:
     first, *_, last = tree["sharing.partitions"].split("/")
     assert len(set(first)) == 1
     assert len(set(last)) == 2
+
+
+def test_balancers_are_those_of_the_registry() -> None:
+    problem = Problem.of(script.make_suite("table6"))
+    configs, refused = script.built(script.balancers(), script.MLP, problem)
+    kinds = {config.flat()["balancing.kind"] for config in configs.values()}
+    assert kinds | set(refused) == set(BALANCING)
+    assert configs[script.PLAIN].flat()["balancing.kind"] == "equal"
 
 
 def test_what_happens_every_few_steps_counts(monkeypatch: pytest.MonkeyPatch) -> None:

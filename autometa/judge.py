@@ -1,20 +1,21 @@
 """The final comparison: the best of each arm, re-run, paired, and read on the test rows once.
 
-The three best trials of each arm are run again with three new seeds each, on validation; the mean
-names the arm's winner. The two winners are then trained with five seeds that both share, and their
-predictions on the test rows are compared. Nothing else ever opens the test rows.
+The three best trials of each arm, and those that a diagnosis advised, are run again with three new
+seeds each, on validation; the mean names the arm's winner. The two winners are then trained with
+five seeds that both share, and their predictions on the test rows are compared. Nothing else ever
+opens the test rows.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
 from autometa.baselines import gbdt_predictions
@@ -23,6 +24,7 @@ from autometa.errors import InfrastructureError
 from autometa.metrics import evaluate
 from autometa.model import Model
 from autometa.searching.executors import Script
+from autometa.searching.finalists import best_of, is_advised
 from autometa.searching.loop import SearchSettings, run_seed
 from autometa.searching.progress import Progress
 from autometa.searching.units import WorkUnit
@@ -32,8 +34,8 @@ from autometa.training.population import Trainer, task_specs
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 
-#: finalists of each arm, their validation seeds, and the paired seeds of the final comparison
-FINALISTS, RERUN_SEEDS, FINAL_SEEDS = 3, 3, 5
+#: validation seeds of a finalist, and the paired seeds of the final comparison
+RERUN_SEEDS, FINAL_SEEDS = 3, 5
 #: streams of seeds that no trial uses
 _RERUN, _FINAL, _REFIT = 1_000_001, 1_000_002, 1_000_003
 
@@ -54,11 +56,13 @@ class Judgement:
 
     Attributes:
         winners: the winner of each arm that was searched.
+        finalists: all that were trained again without fail.
         test: plain JSON: scores, Δm, verdict and tasks, as `Comparison.to_json` gives it.
         model: folder of the recommended model.
     """
 
     winners: dict[str, Finalist]
+    finalists: tuple[Finalist, ...]
     test: dict[str, Any]
     model: Path
 
@@ -91,41 +95,65 @@ class Judge:
         self._done = 0
         self._total = 0
 
-    def script(self, trials: Sequence[FrozenTrial]) -> Script[Judgement]:
+    def script(
+        self, trials: Sequence[FrozenTrial], known: Mapping[str, float] | None = None
+    ) -> Script[Judgement]:
         """Compare the arms and leave the recommended model.
+
+        Args:
+            known: trial number → mean score on validation over `RERUN_SEEDS` new seeds, where the
+                diagnosis has trained it already.
 
         Raises:
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
         self._suite.without_test().save(self._folder / "suite")
-        winners = yield from self._winners(trials)
+        finalists = yield from self._finalists(trials, known or {})
+        winners: dict[str, Finalist] = {}
+        for finalist in finalists:
+            best = winners.get(finalist.arm)
+            if best is None or finalist.value > best.value:
+                winners[finalist.arm] = finalist
         states = yield from self._train_final(winners)
         test = self._compare(winners, states, describe_independent(trials))
+        test["notes"] = [*test.get("notes", ()), *_notes(winners, trials)]
         model = yield from self._refit(winners[test["recommended"]], test)
-        return Judgement(winners, test, model)
+        return Judgement(winners, finalists, test, model)
 
-    def _winners(self, trials: Sequence[FrozenTrial]) -> Script[dict[str, Finalist]]:
-        finalists = [f for arm in ("sharing", "independent") for f in best_of(trials, arm)]
-        if not finalists:
+    def _finalists(
+        self, trials: Sequence[FrozenTrial], known: Mapping[str, float]
+    ) -> Script[tuple[Finalist, ...]]:
+        """The best of each arm and what the diagnosis advised, trained again with new seeds."""
+        chosen = [trial for arm in ("sharing", "independent") for trial in best_of(trials, arm)]
+        chosen += [
+            trial
+            for trial in trials
+            if is_advised(trial) and trial.value is not None and trial not in chosen
+        ]
+        if not chosen:
             raise InfrastructureError(
                 "No trial completed, so there is nothing to judge. `autometa trials "
                 f"{self._study}` gives the reason of each failure; resume with more trials."
             )
-        arms = {trial.user_attrs["arm"] for trial in finalists}
-        self._total = len(finalists) + len(arms) + 1
-        values = yield from self._rerun(finalists)
-        winners: dict[str, Finalist] = {}
-        for trial, value in zip(finalists, values, strict=True):
-            arm = trial.user_attrs["arm"]
-            if value is not None and (arm not in winners or value > winners[arm].value):
+        arms = {trial.user_attrs["arm"] for trial in chosen}
+        new = [trial for trial in chosen if str(trial.number) not in known]
+        self._total = len(new) + len(arms) + 1
+        values = yield from self._rerun(new)
+        found = {trial.number: known.get(str(trial.number)) for trial in chosen}
+        found |= {trial.number: value for trial, value in zip(new, values, strict=True)}
+        finalists = []
+        for trial in chosen:
+            value = found[trial.number]
+            if value is not None:
                 config = TrialConfig.from_flat(trial.user_attrs["config"])
-                winners[arm] = Finalist(arm, trial.number, config, value)
-        if not winners:
+                arm = trial.user_attrs["arm"]
+                finalists.append(Finalist(arm, trial.number, config, value))
+        if not finalists:
             raise InfrastructureError(
                 "None of the best trials could be trained again: all diverged with new seeds. "
                 "Lower the learning rates of the space and resume with more trials."
             )
-        return winners
+        return tuple(finalists)
 
     def _rerun(self, finalists: Sequence[FrozenTrial]) -> Script[list[float | None]]:
         """Mean validation score of each finalist over new seeds; None if a run failed."""
@@ -280,12 +308,6 @@ class Judge:
         self._notify(Progress("judge", self._done, self._total, message=message))
 
 
-def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
-    """The best completed trials of an arm, best first; equal values favour the earlier one."""
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm]
-    return sorted(done, key=lambda t: (-(t.value or 0.0), t.number))[:FINALISTS]
-
-
 def describe_sharing(config: TrialConfig) -> str:
     """How a configuration shares, in a few words: "hard sharing (2 of 3 blocks shared)"."""
     flat = config.flat()
@@ -295,6 +317,8 @@ def describe_sharing(config: TrialConfig) -> str:
         depth = flat["backbone.depth"]
         split = flat["sharing.split_at"]
         details.append(f"{depth if split is None else split} of {depth} blocks shared")
+    if kind == "tree" and flat["sharing.partitions"] is not None:
+        details.append(f"groups {flat['sharing.partitions'].replace('/', ', ')}")
     if kind == "soft":
         details.append(f"tie {flat['sharing.tie']:.2g}")
     if kind == "cross_stitch":
@@ -312,7 +336,7 @@ def describe_sharing(config: TrialConfig) -> str:
 def describe_independent(trials: Sequence[FrozenTrial]) -> str:
     """ "Equally tuned" only where both arms had as many trials, give or take one."""
     number = {
-        arm: sum(trial.user_attrs.get("arm") == arm for trial in trials)
+        arm: sum(t.user_attrs.get("arm") == arm and not is_advised(t) for t in trials)
         for arm in ("sharing", "independent")
     }
     if number["independent"] + 1 >= number["sharing"]:
@@ -320,6 +344,17 @@ def describe_independent(trials: Sequence[FrozenTrial]) -> str:
     return (
         f"independent networks tuned with {number['independent']} of {sum(number.values())} trials"
     )
+
+
+def _notes(winners: Mapping[str, Finalist], trials: Sequence[FrozenTrial]) -> list[str]:
+    """What else a reader of the verdict has to know."""
+    advised = [trial.number for trial in trials if is_advised(trial)]
+    if "sharing" not in winners or winners["sharing"].number not in advised:
+        return []
+    return [
+        f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
+        f"({len(advised)} of its kind)"
+    ]
 
 
 def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:

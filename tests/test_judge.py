@@ -15,8 +15,9 @@ import autometa
 from autometa.api import SearchResult
 from autometa.errors import InfrastructureError
 from autometa.home import Home
-from autometa.judge import FINALISTS, best_of, describe_sharing
+from autometa.judge import describe_sharing
 from autometa.model import Model
+from autometa.searching.finalists import FINALISTS, best_of
 from autometa.study import read_study
 from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig

@@ -19,6 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autometa.searching.executors import FINISHED
+from autometa.searching.finalists import is_advised
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.units import UnitResult, WorkUnit, checkpoint_path
@@ -160,6 +161,10 @@ class SearchLoop:
         """Take over what an earlier driver left in the study."""
         for frozen in self._handle.trials():
             if frozen.state == TrialState.WAITING:  # enqueued by someone, not asked for yet
+                continue
+            if is_advised(frozen):  # beyond the total, and not compared at a rung
+                if frozen.state == TrialState.COMPLETE and frozen.value is not None:
+                    self._note_best(frozen.value, frozen.number, "sharing")
                 continue
             self._total += 1
             arm = frozen.user_attrs.get("arm", "sharing")

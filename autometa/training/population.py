@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
 from autometa.training.state import Layout, PopulationState, Run
 from autometa.trial import build
+
+BeforeStep = Callable[[PopulationState, Sequence[Rates]], None]
+"""Called with the state and the rates of the step that comes next; must leave both as they are."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,16 @@ class Trainer:
         )
 
     def train(
-        self, runs: Sequence[Run], state: PopulationState, to_epoch: int
+        self,
+        runs: Sequence[Run],
+        state: PopulationState,
+        to_epoch: int,
+        before_step: BeforeStep | None = None,
     ) -> tuple[list[RunResult], PopulationState]:
         """Train from `state.epoch` to `to_epoch` and score on the validation rows.
+
+        Args:
+            before_step: watches the training.
 
         Returns:
             A result for each run, and the state to go on from (`state` is used up).
@@ -99,7 +109,7 @@ class Trainer:
         started = time.perf_counter()
         state = state.to(self._device)
         stack = _Stack(self, runs, state)
-        losses, bad_epoch = stack.run(to_epoch)
+        losses, bad_epoch = stack.run(to_epoch, before_step)
         failed = {
             k: f"The training loss became infinite or undefined in epoch {epoch}."
             for k, epoch in enumerate(bad_epoch)
@@ -185,7 +195,9 @@ class _Stack:
         self._total_steps = steps * trainer.max_epochs
         self._steps = steps
 
-    def run(self, to_epoch: int) -> tuple[list[float], list[int]]:
+    def run(
+        self, to_epoch: int, before_step: BeforeStep | None = None
+    ) -> tuple[list[float], list[int]]:
         """Train to `to_epoch`.
 
         Returns:
@@ -199,6 +211,8 @@ class _Stack:
             plan = rows.epoch(self.optimizer, self.seeds, state.epoch)
             total = torch.zeros(len(self.runs), device=self._device)
             for number in range(self._steps):
+                if before_step is not None:
+                    before_step(state, self._at(state.step + 1))
                 total += self.step(rows.batch(plan, number), state.step + 1)
                 state.step += 1
             state.epoch += 1

@@ -4,6 +4,7 @@
 they show (`measurements`) becomes findings (`findings`) and advice (`advice`), which is tried.
 """
 
-from autometa.diagnosis.script import ATTRIBUTE, Diagnosis, stored
+from autometa.diagnosis.script import Diagnosis
+from autometa.diagnosis.storing import ATTRIBUTE, stored
 
 __all__ = ["ATTRIBUTE", "Diagnosis", "stored"]

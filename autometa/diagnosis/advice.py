@@ -47,7 +47,7 @@ def advise(m: Measurements, findings: Findings, problem: Problem) -> tuple[Advic
     base = m.networks["sharing"].config
     found: list[Advice] = []
     tried: list[dict[str, Any]] = [base]
-    for text, changes in [*_against_cause(m, findings), *_against_overfitting(m)]:
+    for text, changes in [*_against_cause(m, findings), *_more_room(m), *_against_overfitting(m)]:
         config = None if changes is None else changed(base, changes, problem)
         if changes is not None and (config in tried or config is None or len(tried) > TRIED):
             continue
@@ -79,6 +79,9 @@ def _against_cause(m: Measurements, findings: Findings) -> list[Step]:
             text = f"Share less: the first {split - 1} of {m.blocks} blocks"
             return [(f"{text}.", {"sharing.kind": "hard", "sharing.split_at": split - 1})]
         return [("Keep independent networks.", None)]
+    if findings.cause == "settings":
+        text = "Share every block, which costs nothing here"
+        return [(f"{text}.", {"sharing.kind": "hard", "sharing.split_at": m.blocks})]
     if findings.cause == "regularisation" and not shares_all and trunk is not None:
         text = "Share more, as sharing is what keeps these networks from overfitting: every block"
         return [(f"{text}.", {"sharing.kind": "hard", "sharing.split_at": m.blocks})]
@@ -89,6 +92,16 @@ def _against_cause(m: Measurements, findings: Findings) -> list[Step]:
         text = f"Share every block: it scores better than {base['sharing.kind']} sharing as it is"
         return [(f"{text}.", {"sharing.kind": "hard", "sharing.split_at": m.blocks})]
     return []
+
+
+def _more_room(m: Measurements) -> list[Step]:
+    """Where the widened trunk is better than the best sharing trial, whatever else is wrong."""
+    gain = m.contrasts.get("wide-sharing")
+    if gain is None or gain.side <= 0:
+        return []
+    width = m.networks["wide"].width
+    text = f"Share every block and widen them to {width} units: scores {gain.value:+.3f} higher"
+    return [(f"{text}.", {"sharing.split_at": m.blocks, "backbone.width": width})]
 
 
 def _split_groups(m: Measurements, findings: Findings) -> list[Step]:

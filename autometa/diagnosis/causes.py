@@ -16,7 +16,7 @@ from autometa.intervals import benjamini_hochberg
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 """Task numbers that belong together."""
 Cause: TypeAlias = Literal[
-    "capacity", "conflict", "apart", "regularisation", "transfer", "unexplained", "none"
+    "capacity", "conflict", "apart", "regularisation", "transfer", "settings", "unexplained", "none"
 ]
 """Why sharing does what it does; see `find_cause`."""
 
@@ -61,7 +61,7 @@ def lacks_capacity(m: Measurements) -> bool:
 def adversaries(influences: tuple[Influence, ...]) -> tuple[int, ...]:
     """Tasks whose leaving the trunk raises the others' score, the worst first.
 
-    Benjamini–Hochberg at 5% over the tasks that were isolated, and by at least `HARMS`.
+    Benjamini–Hochberg at 5% over the tasks that were tested, and by at least `HARMS`.
     """
     tested = [one for one in influences if one.others is not None and one.p is not None]
     if not tested:
@@ -137,7 +137,8 @@ def find_cause(m: Measurements, harmful: tuple[int, ...], groups: Groups) -> Cau
     `capacity`: the shared network is too small for all tasks (`lacks_capacity`). `conflict`: some
     tasks harm the others, and there are groups that go together. `apart`: some harm the others,
     and none go together. `regularisation`: sharing helps, and by less overfitting; `transfer`: it
-    helps otherwise. `unexplained`: it hurts, and no control says why. `none`: neither, measurably.
+    helps otherwise. `unexplained`: it hurts, and no control says why. `settings`: the best sharing
+    trial is worse, but sharing every block is not. `none`: neither, measurably.
     """
     if lacks_capacity(m):
         return "capacity"
@@ -147,7 +148,9 @@ def find_cause(m: Measurements, harmful: tuple[int, ...], groups: Groups) -> Cau
     effect, gap = m.contrasts.get("sharing-independent"), m.gaps.get("sharing-independent")
     if effect is not None and effect.side > 0:
         return "regularisation" if gap is not None and gap.side < 0 else "transfer"
-    return "unexplained" if sharing_costs(m) else "none"
+    if sharing_costs(m):
+        return "unexplained"
+    return "settings" if effect is not None and effect.side < 0 else "none"
 
 
 def learned_at(m: Measurements, network: Measured) -> tuple[int | None, ...]:

@@ -166,9 +166,14 @@ def _because(
     elif cause == "transfer":
         text = "Sharing helps, and not by overfitting less: the tasks learn from each other"
     elif cause == "unexplained":
-        text = "Sharing hurts; neither more room nor the leaving of one task explains it"
-        if not m.influences:
-            text = "Sharing hurts, and more room does not mend it"
+        text = "Sharing hurts, and these controls do not say why"
+        if m.influences:
+            text += "; no single task is to blame"
+        room = m.contrasts.get("wide-trunk")
+        if room is not None and room.side > 0:
+            text += f"; more room gains {_of(room)}, which does not make up for it"
+    elif cause == "settings":
+        text = "Not the sharing: the best sharing trial is worse, but sharing every block is not"
     elif "independent" not in m.networks:
         text = "Without independent networks to compare with, nothing says whether sharing pays"
     else:
@@ -184,6 +189,8 @@ _RULES: dict[Cause, str] = {
     "apart": f"as for a conflict ({HARMS}, 5%), and no two tasks are better together",
     "regularisation": "sharing is better, and its training − validation gap is smaller",
     "transfer": "sharing is better, and its training − validation gap is not smaller",
+    "settings": "the best sharing trial is worse than independent networks, and the trunk is not, "
+    "neither in all nor for any task",
     "unexplained": "sharing every block is worse, in all or for some task, and no rule explains it",
     "none": "no interval excludes 0",
 }

@@ -99,7 +99,7 @@ class Influence:
         task: its number.
         others: score of the other tasks when it has a tower of its own, minus that in the trunk:
             positive where it does harm.
-        p: two-sided, of `others`.
+        p: two-sided, of `others`; None for a task that a first look cleared.
         changes: the same for each task; None where it cannot be judged.
         since: the epoch from which on `others` is positive at every later one; None if it is not
             positive at the end.

@@ -36,6 +36,7 @@ CONTRASTS: tuple[tuple[Role, Role], ...] = (
     ("trunk", "sharing"),
     ("wide", "trunk"),
     ("wide", "independent"),
+    ("wide", "sharing"),
     ("trunk", "narrow"),
 )
 #: more resamples of the validation rows would not change a finding

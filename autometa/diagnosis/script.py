@@ -6,7 +6,6 @@ advised is tried as trials of the study, so that a search that was killed here g
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,40 +13,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
 from autometa.diagnosis.advice import advise, changed, partitions
-from autometa.diagnosis.causes import lacks_capacity
+from autometa.diagnosis.causes import HARMS, lacks_capacity
 from autometa.diagnosis.findings import find
 from autometa.diagnosis.measurements import Influence, Measurements, Pairs
 from autometa.diagnosis.measuring import Trained, influences, measure
 from autometa.diagnosis.networks import Network, Role, n_blocks, plan
+from autometa.diagnosis.storing import ATTRIBUTE, record, searched, stored, untried
 from autometa.networks import Problem
 from autometa.searching.executors import Script
-from autometa.searching.finalists import ADVISED, is_advised
+from autometa.searching.finalists import is_advised
 from autometa.searching.loop import SearchSettings, run_seed
 from autometa.searching.progress import Progress
 from autometa.searching.units import UnitResult, WorkUnit, curve_epochs
 from autometa.study import StudyHandle
 from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
-from autometa.training.population import RunResult, Trainer, task_specs
+from autometa.training.population import Trainer, task_specs
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 
-#: the study attribute that holds it
-ATTRIBUTE = "diagnosis"
 #: seeds of each network, and of the affinities
 SEEDS = 3
 #: pairs of more tasks are not measured: a step would be tried for each task on all the others
 PAIRED_TASKS = 36
+#: networks whose training the judgement does not repeat
+ARMS = ("sharing", "independent")
 #: tasks that are isolated in turn, at most
 ISOLATED = 8
+#: tasks that are looked at again, at most, and with how many new seeds
+SUSPECTS, SECOND_SEEDS = 3, 8
 #: epochs of which the cosines are kept, at most: a study is read whole
 _COSINES = 9
 #: streams of seeds that nothing else uses
-_MEASURED, _TRIED = 1_000_011, 1_000_012
+_MEASURED, _TRIED, _SUSPECTED = 1_000_011, 1_000_012, 1_000_013
 
 
 class Diagnosis:
@@ -91,10 +93,10 @@ class Diagnosis:
         found = stored(self._handle.study.user_attrs, trials)
         if found is None:
             found = yield from self._diagnose(trials)
-            found = {"searched": _searched(trials), **found}
+            found = {"searched": searched(trials), **found}
             self._handle.set_attr(ATTRIBUTE, found)
             self._handle.commit()
-        yield from self._try([advice["config"] for advice in found["advice"] if advice["config"]])
+        yield from self._try([advice for advice in found["advice"] if advice["config"]])
         return dict(found)
 
     def unit_done(self) -> None:
@@ -137,19 +139,45 @@ class Diagnosis:
         if "trunk" in trained and self._suite.n_tasks > 2 and not lacks_capacity(numbers):
             more = yield from self._isolate(trunk, trained["trunk"], numbers)
             numbers, results = replace(numbers, influences=more[0]), [*results, *more[1]]
-        return self._report(numbers, results, trials)
+        reused = sum(
+            result.seconds for role, result in zip(units, results, strict=False) if role in ARMS
+        )
+        return self._report(numbers, results, trials, reused)
 
     def _isolate(
         self, trunk: Network, shared: Trained, numbers: Measurements
     ) -> Script[tuple[tuple[Influence, ...], list[UnitResult]]]:
-        """Give each task a tower of its own in turn; those networks are trained as one."""
-        tasks = candidates(numbers)
+        """Give each task a tower of its own in turn, then the suspects again with new seeds.
+
+        The second look is the one that is tested: a task that was chosen for its harm under some
+        seeds has to do it under others.
+        """
         seeds = [run_seed(self._settings.seed, _MEASURED, k) for k in range(SEEDS)]
+        first, spent = yield from self._influences(trunk, shared, candidates(numbers), seeds)
+        suspects = suspected(first)
+        if not suspects:
+            return tuple(replace(one, p=None) for one in first), spent
+        seeds = [run_seed(self._settings.seed, _SUSPECTED, k) for k in range(SECOND_SEEDS)]
+        unit = self._unit("trunk-again", [trunk.config] * len(seeds), seeds, keep=True)
+        (result,) = yield [unit]
+        if any(run.reason is not None for run in result.results):
+            return (), [*spent, result]
+        again = self._outputs(trunk, unit, result, slice(None), train=False)
+        second, more = yield from self._influences(trunk, again, suspects, seeds)
+        tested = {one.task: one for one in second}
+        both = tuple(tested.get(one.task, replace(one, p=None)) for one in first)
+        return both, [*spent, result, *more]
+
+    def _influences(
+        self, trunk: Network, shared: Trained, tasks: Sequence[int], seeds: Sequence[int]
+    ) -> Script[tuple[tuple[Influence, ...], list[UnitResult]]]:
+        """What each of some tasks does to the others; its networks are trained as one."""
         everyone = tuple(range(self._suite.n_tasks))
+        blocks = n_blocks(trunk.config, self._problem)
         networks: dict[int, Network] = {}
         for task in tasks:
             groups = (tuple(t for t in everyone if t != task), (task,))
-            tree = partitions(groups, len(everyone), 0, numbers.blocks, numbers.blocks)
+            tree = partitions(groups, len(everyone), 0, blocks, blocks)
             changes = {"sharing.kind": "tree", "sharing.partitions": tree}
             flat = changed(trunk.config.flat(), changes, self._problem)
             if flat is not None:
@@ -157,25 +185,26 @@ class Diagnosis:
         if not networks:
             return (), []
         configs = [network.config for network in networks.values() for _ in seeds]
-        unit = self._unit("isolated", configs, seeds * len(networks), keep=True)
-        self._say("Each task in turn is given a tower of its own.", 1)
-        results = yield [unit]
-        (result,) = results
+        name = "isolated-" + "-".join(map(str, networks))
+        unit = self._unit(name, configs, [*seeds] * len(networks), keep=True)
+        self._say("Tasks in turn are given a tower of their own.", 1)
+        (result,) = yield [unit]
         if any(run.reason is not None for run in result.results):
-            return (), results
+            return (), [result]
         isolated = {}
         for place, (task, network) in enumerate(networks.items()):
-            part = slice(place * SEEDS, (place + 1) * SEEDS)
+            part = slice(place * len(seeds), (place + 1) * len(seeds))
             isolated[task] = self._outputs(network, unit, result, part, train=False)
         val = self._suite.rows("val")
-        seed = self._settings.seed
-        return influences(shared, isolated, val, self._specs, self._epochs, seed), results
+        found = influences(shared, isolated, val, self._specs, self._epochs, self._settings.seed)
+        return found, [result]
 
     def _report(
         self,
         numbers: Measurements,
         results: Sequence[UnitResult],
         trials: Sequence[FrozenTrial],
+        reused: float,
     ) -> dict[str, Any]:
         findings = find(numbers)
         advice = advise(numbers, findings, self._problem)
@@ -192,6 +221,7 @@ class Diagnosis:
                 if one.trial is not None
             },
             "seconds": round(sum(result.seconds for result in results), 2),
+            "reused_seconds": round(reused, 2),
             "search_seconds": round(spent, 2),
         }
 
@@ -258,51 +288,22 @@ class Diagnosis:
 
     # --- trying -----------------------------------------------------------------------------------
 
-    def _try(self, configs: Sequence[dict[str, Any]]) -> Script[None]:
+    def _try(self, advice: Sequence[dict[str, Any]]) -> Script[None]:
         """Train what is advised and record it as trials, unless the study has them already."""
-        known = [t.user_attrs.get("config") for t in self._handle.trials() if t.state.is_finished()]
-        new = [config for config in configs if json.loads(json.dumps(config)) not in known]
+        new = untried(advice, self._handle.trials())
         if not new:
             return
+        first = len(self._handle.trials())
         units: list[WorkUnit] = []
-        for config in new:
-            seed = run_seed(self._settings.seed, _TRIED, len(known) + len(units))
-            name = f"advised-{len(known) + len(units)}"
-            units.append(self._unit(name, [TrialConfig.from_flat(config)], [seed]))
+        for one in new:
+            seed = run_seed(self._settings.seed, _TRIED, first + len(units))
+            name = f"advised-{first + len(units)}"
+            units.append(self._unit(name, [TrialConfig.from_flat(one["config"])], [seed]))
         self._say("What the diagnosis advises is tried.", len(units))
         results = yield units
-        for unit, result in zip(units, results, strict=True):
-            self._record(unit, result.results[0])
+        for one, unit, result in zip(new, units, results, strict=True):
+            record(self._handle, self._tracker, unit, result.results[0], one["changes"])
         self._handle.commit()
-
-    def _record(self, unit: WorkUnit, run: RunResult) -> None:
-        """A finished trial in one write: a kill leaves it out or leaves all of it."""
-        value = run.value if run.reason is None else None
-        reason = run.reason or "The run has no score."
-        attrs = {
-            "arm": "sharing",
-            ADVISED: True,
-            "config": dict(unit.configs[0]),
-            "seed": unit.seeds[0],
-            "seconds": round(run.seconds, 4),
-            "tasks": run.tasks,
-        }
-        number = self._handle.add(
-            create_trial(
-                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-                value=value,
-                user_attrs={**attrs, "reason": reason} if value is None else attrs,
-                intermediate_values={} if value is None else {run.epoch: value},
-            )
-        )
-        tags = {"arm": "sharing", "advised": "true"}
-        self._tracker.trial_started(number, unit.configs[0], tags)
-        if value is None:
-            self._tracker.trial_finished(number, "FAIL", None, reason)
-            return
-        metrics = {f"task/{name}": s for name, s in run.tasks.items() if s is not None}
-        self._tracker.trial_rung(number, run.epoch, {"value": value, **metrics})
-        self._tracker.trial_finished(number, "COMPLETE", value, None)
 
     def _unit(
         self,
@@ -329,20 +330,6 @@ class Diagnosis:
         )
 
 
-def stored(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    """The diagnosis that a study holds, if it is of all trials that it now has.
-
-    Args:
-        attrs: user attributes of the study.
-    """
-    found = attrs.get(ATTRIBUTE)
-    return dict(found) if found and found["searched"] == _searched(trials) else None
-
-
-def _searched(trials: Sequence[FrozenTrial]) -> int:
-    return sum(trial.state.is_finished() and not is_advised(trial) for trial in trials)
-
-
 def candidates(numbers: Measurements) -> list[int]:
     """The tasks to isolate: all, or of many those with the lowest affinity to the others."""
     tasks = list(range(len(numbers.tasks)))
@@ -351,6 +338,13 @@ def candidates(numbers: Measurements) -> list[int]:
     if numbers.pairs is None:
         return []
     return sorted(sorted(tasks, key=numbers.pairs.mean_affinity)[:ISOLATED])
+
+
+def suspected(found: Sequence[Influence]) -> list[int]:
+    """The tasks that did the others most harm at a first look."""
+    harm = {one.task: one.others.value for one in found if one.others is not None}
+    worst = sorted((t for t in harm if harm[t] >= HARMS), key=lambda t: (-harm[t], t))
+    return sorted(worst[:SUSPECTS])
 
 
 def _pairs(results: Sequence[UnitResult]) -> Pairs | None:
@@ -370,7 +364,7 @@ def _pairs(results: Sequence[UnitResult]) -> Pairs | None:
 def _nothing(reason: str) -> dict[str, Any]:
     return {
         "reason": reason, "cause": None, "findings": [], "advice": [], "measurements": None,
-        "reruns": {}, "seconds": 0.0, "search_seconds": 0.0,
+        "reruns": {}, "seconds": 0.0, "reused_seconds": 0.0, "search_seconds": 0.0,
     }  # fmt: skip
 
 

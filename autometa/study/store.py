@@ -150,7 +150,8 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
     Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (None unless
-    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it), `epoch`
+    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it; what an
+    advised trial changes in the best sharing one), `epoch`
     (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
     """
     rows = []
@@ -160,6 +161,8 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
         params = dict(trial.params)
         if arm == "independent":
             params = {KIND: "independent", **params}
+        if "changes" in attrs:  # advised by the diagnosis: nothing was suggested
+            params = dict(attrs["changes"])
         rows.append(
             {
                 "number": trial.number,

@@ -158,7 +158,7 @@ def compare(
     outcome, recommended, notes = _decide(difference, gain)
     if len(shared) == 1:
         notes += ("one seed: the intervals cover the choice of test rows only",)
-    tasks = _compare_tasks(boot, values, y, mask, task)
+    tasks = compare_tasks(boot, values, y, mask, task)
     trees = None if gbdt is None else evaluate(gbdt, y, specs, mask=mask, task=task).value()
     result = Comparison(
         suite=suite,
@@ -242,7 +242,7 @@ def _side(interval: Interval) -> Outcome:
     return "independent" if interval.high < 0 else "undecided"
 
 
-def _compare_tasks(
+def compare_tasks(
     boot: Bootstrap, values: np.ndarray, y: np.ndarray, mask: Mask, task: TaskOfRow
 ) -> tuple[TaskComparison, ...]:
     """Effects by paired p values, Benjamini–Hochberg at 5% over the tasks that can be called."""

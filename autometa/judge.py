@@ -1,14 +1,15 @@
 """The final comparison: the best of each arm, re-run, paired, and read on the test rows once.
 
-The three best trials of each arm are run again with three new seeds each, on validation; the mean
-names the arm's winner. The two winners are then trained with five seeds that both share, and their
-predictions on the test rows are compared. Nothing else ever opens the test rows.
+The three best trials of each arm, and those that a diagnosis advised, are run again with three new
+seeds each, on validation; the mean names the arm's winner. The two winners are then trained with
+five seeds that both share, and their predictions on the test rows are compared. Nothing else ever
+opens the test rows.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from autometa.metrics import evaluate
 from autometa.model import Model
 from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
-from autometa.searching.finalists import Rerun, Runs, best_of
+from autometa.searching.finalists import Rerun, Runs, best_of, is_advised
 from autometa.searching.progress import Progress
 from autometa.searching.settings import SearchSettings, rerun_seeds, run_seed
 from autometa.space import Arm
@@ -67,11 +68,13 @@ class Judgement:
 
     Attributes:
         winners: the winner of each arm that was searched.
+        finalists: all that were trained again without fail.
         test: plain JSON: scores, Δm, verdict and tasks, as `Comparison.to_json` gives it.
         model: folder of the recommended model.
     """
 
     winners: dict[str, Finalist]
+    finalists: tuple[Finalist, ...]
     test: dict[str, Any]
     model: Path
 
@@ -106,52 +109,69 @@ class Judge:
         self._total = 0
 
     def script(
-        self, trials: Sequence[FrozenTrial], reference: Reference | None = None
+        self,
+        trials: Sequence[FrozenTrial],
+        reference: Reference | None = None,
+        known: Mapping[str, float] | None = None,
     ) -> Script[Judgement]:
         """Compare the arms and leave the recommended model.
 
         Args:
             reference: what a bound on the tasks is measured from, where one is set.
+            known: trial number → mean score on validation over new seeds, where the diagnosis has
+                trained it already; of use without a bound only.
 
         Raises:
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
         self._suite.without_test().save(self._folder / "suite")
-        winners = yield from self._winners(trials, reference)
+        known = known if reference is None and known is not None else {}
+        finalists = yield from self._finalists(trials, reference, known)
+        winners: dict[str, Finalist] = {}
+        for one in finalists:
+            if one.arm not in winners or one.rank > winners[one.arm].rank:
+                winners[one.arm] = one
         states = yield from self._train_final(winners)
         test = self._compare(winners, states, describe_independent(trials))
         test["winners"] = {arm: winner.number for arm, winner in winners.items()}
+        test["notes"] = [*test.get("notes", ()), *_notes(winners, trials)]
         test = self._judge_bound(test, trials, winners, reference)
         model = yield from self._refit(winners[test["recommended"]], test)
-        return Judgement(winners, test, model)
+        return Judgement(winners, finalists, test, model)
 
-    def _winners(
-        self, trials: Sequence[FrozenTrial], reference: Reference | None
-    ) -> Script[dict[str, Finalist]]:
-        finalists = [f for arm in ("sharing", "independent") for f in best_of(trials, arm)]
-        if not finalists:
+    def _finalists(
+        self,
+        trials: Sequence[FrozenTrial],
+        reference: Reference | None,
+        known: Mapping[str, float],
+    ) -> Script[tuple[Finalist, ...]]:
+        """The best of each arm and what the diagnosis advised, trained again with new seeds."""
+        chosen = [trial for arm in ("sharing", "independent") for trial in best_of(trials, arm)]
+        chosen += [t for t in trials if is_advised(t) and is_eligible(t) and t not in chosen]
+        if not chosen:
             raise InfrastructureError(
                 "No trial completed, so there is nothing to judge. `autometa trials "
                 f"{self._study}` gives the reason of each failure; resume with more trials."
             )
-        arms = {trial.user_attrs["arm"] for trial in finalists}
-        self._total = len(finalists) + len(arms) + 1
+        arms = {trial.user_attrs["arm"] for trial in chosen}
+        new = [trial for trial in chosen if str(trial.number) not in known]
+        self._total = len(new) + len(arms) + 1
         self._say("The best trials of each arm are run again with new seeds.")
-        seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in finalists]
-        reruns = yield from self._runs.rerun(finalists, seeds)
-        winners: dict[str, Finalist] = {}
-        for trial, run in zip(finalists, reruns, strict=True):
-            if run is None:
-                continue
-            found = self._finalist(trial, run, reference)
-            if found.arm not in winners or found.rank > winners[found.arm].rank:
-                winners[found.arm] = found
-        if not winners:
+        seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in new]
+        again = yield from self._runs.rerun(new, seeds)
+        runs = {trial.number: run for trial, run in zip(new, again, strict=True)}
+        runs |= {t.number: Rerun(known[str(t.number)], {}) for t in chosen if t not in new}
+        finalists = []
+        for trial in chosen:
+            run = runs[trial.number]
+            if run is not None:
+                finalists.append(self._finalist(trial, run, reference))
+        if not finalists:
             raise InfrastructureError(
                 "None of the best trials could be trained again: all diverged with new seeds. "
                 "Lower the learning rates of the space and resume with more trials."
             )
-        return winners
+        return tuple(finalists)
 
     def _finalist(self, trial: FrozenTrial, run: Rerun, reference: Reference | None) -> Finalist:
         arm, delta = trial.user_attrs["arm"], self._settings.no_task_worse_than
@@ -296,6 +316,8 @@ def describe_sharing(config: TrialConfig) -> str:
         depth = flat["backbone.depth"]
         split = flat["sharing.split_at"]
         details.append(f"{depth if split is None else split} of {depth} blocks shared")
+    if kind == "tree" and flat["sharing.partitions"] is not None:
+        details.append(f"groups {flat['sharing.partitions'].replace('/', ', ')}")
     if kind == "soft":
         details.append(f"tie {flat['sharing.tie']:.2g}")
     if kind == "cross_stitch":
@@ -321,7 +343,7 @@ def describe_network(config: TrialConfig) -> str:
 def describe_independent(trials: Sequence[FrozenTrial]) -> str:
     """ "Equally tuned" only where both arms had as many trials, give or take one."""
     number = {
-        arm: sum(trial.user_attrs.get("arm") == arm for trial in trials)
+        arm: sum(t.user_attrs.get("arm") == arm and not is_advised(t) for t in trials)
         for arm in ("sharing", "independent")
     }
     if number["independent"] + 1 >= number["sharing"]:
@@ -329,6 +351,17 @@ def describe_independent(trials: Sequence[FrozenTrial]) -> str:
     return (
         f"independent networks tuned with {number['independent']} of {sum(number.values())} trials"
     )
+
+
+def _notes(winners: Mapping[str, Finalist], trials: Sequence[FrozenTrial]) -> list[str]:
+    """What else a reader of the verdict has to know."""
+    advised = [trial.number for trial in trials if is_advised(trial)]
+    if "sharing" not in winners or winners["sharing"].number not in advised:
+        return []
+    return [
+        f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
+        f"({len(advised)} of its kind)"
+    ]
 
 
 def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:

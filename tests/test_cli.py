@@ -19,7 +19,18 @@ from autometa.cli.search import resume_command
 from autometa.errors import UserError
 from autometa.home import Home
 
-COMMANDS = ["search", "train", "predict", "trials", "best", "ui", "suites", "delete", "doctor"]
+COMMANDS = [
+    "search",
+    "train",
+    "predict",
+    "trials",
+    "best",
+    "ui",
+    "suites",
+    "delete",
+    "doctor",
+    "diagnose",
+]
 
 
 def run(*words: str) -> Result:

@@ -65,6 +65,11 @@ def test_other_test_rows_change_the_judgement_and_nothing_else(
     assert other.test is not None
     assert found.test["sharing"] == other.test["sharing"]
     assert abs(found.test["score"] - other.test["score"]) > 0.1
+    for one in (found, other):
+        assert one.diagnosis is not None
+        for key in ("seconds", "reused_seconds", "search_seconds"):
+            del one.diagnosis[key]
+    assert found.diagnosis == other.diagnosis
 
 
 def test_only_the_judge_opens_the_test_rows() -> None:

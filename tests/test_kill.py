@@ -50,7 +50,7 @@ def command(
 
 
 def told(folder: Path, study: str, storage: str | None = None) -> dict[int, Any]:
-    """What the study holds of its finished trials."""
+    """What the study holds of its finished trials, but for those that a diagnosis advised."""
     try:
         trials = read_study(Home.find(folder / "home"), study, storage).trials
     except StudyError:
@@ -58,7 +58,7 @@ def told(folder: Path, study: str, storage: str | None = None) -> dict[int, Any]
     return {
         t.number: (t.state, t.values, t.params, t.intermediate_values, t.datetime_complete)
         for t in trials
-        if t.state.is_finished()
+        if t.state.is_finished() and not t.user_attrs.get("advised")
     }
 
 

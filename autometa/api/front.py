@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -22,8 +23,16 @@ from autometa.api.prepare import (
     stored_judgement,
     study_attrs,
 )
-from autometa.api.results import SearchResult, TrainResult, search_result, tracked
+from autometa.api.results import (
+    SearchResult,
+    TrainResult,
+    search_result,
+    store_tried,
+    stored_diagnosis,
+    tracked,
+)
 from autometa.config import flatten, read_yaml
+from autometa.diagnosis import Diagnosis
 from autometa.errors import ConfigError, UserError
 from autometa.home import Home, check_study_name
 from autometa.judge import Judge
@@ -67,6 +76,7 @@ def search(
     sampler: str = "tpe",
     pruner: str = "asha",
     device: str = "auto",
+    diagnose: bool = True,
     home: str | Path | None = None,
     progress: Notify | None = None,
     **suite_options: Any,
@@ -92,6 +102,8 @@ def search(
         resume: go on with the study if there is one.
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
         device: `auto`, `cpu` or `cuda`.
+        diagnose: find out why sharing hurts or helps, and try what that advises: at most two
+            trials beyond `n_trials`, which are judged like any other.
         home: the home folder; `$AUTOMETA_HOME` or `./autometa-home` if None.
         progress: called with a `Progress` after every change.
 
@@ -144,7 +156,7 @@ def search(
             )
         )
         kept = stored_judgement(handle, n_trials)
-        if kept is None:
+        if kept is None or (diagnose and stored_diagnosis(handle) is None):
             for message in bound.dropped:
                 notify(Progress("search", 0, n_trials, message=f"Left out: {message}"))
             folder = place.checkpoints(name)
@@ -165,10 +177,18 @@ def search(
             judge = Judge(
                 loaded, settings, study=name, folder=folder, models=place.models, notify=notify
             )
-            judging = ScriptSource(
-                lambda: judge.script(handle.trials(), loop.reference), judge.unit_done
+            diagnosis = Diagnosis(
+                loaded, settings, handle, folder=folder, tracker=tracker, notify=notify
             )
-            executor.run(Chain(loop, loop.referencing(), loop, judging))
+            diagnosing = ScriptSource(diagnosis.script, diagnosis.unit_done)
+            judging = ScriptSource(
+                lambda: judge.script(
+                    handle.trials(), loop.reference, (diagnosing.returned or {}).get("reruns")
+                ),
+                judge.unit_done,
+            )
+            between = [diagnosing] if diagnose else []
+            executor.run(Chain(loop, loop.referencing(), loop, *between, judging))
             handle.commit()
             if judging.returned is None:  # Ctrl-C
                 tracker.search_finished({}, {}, [], "KILLED")
@@ -183,6 +203,8 @@ def search(
                     front=front_rows(handle, cost),
                 )
             test, model = judging.returned.test, judging.returned.model
+            if diagnosing.returned is not None:
+                store_tried(handle, diagnosing.returned, judging.returned)
             kept = {
                 "test": test,
                 "model": str(model),
@@ -191,7 +213,7 @@ def search(
             }
             handle.set_attr("judgement", kept)
             handle.commit()
-            _log_end(tracker, test, model)
+            _log_end(tracker, test, model, stored_diagnosis(handle))
             shutil.rmtree(folder, ignore_errors=True)
         result = search_result(
             handle,
@@ -298,14 +320,23 @@ def _log_start(tracker: Tracker, suite: TaskSuite, space: Space, settings: Searc
     )
 
 
-def _log_end(tracker: Tracker, test: dict[str, Any], model: Path) -> None:
+def _log_end(
+    tracker: Tracker,
+    test: dict[str, Any],
+    model: Path,
+    diagnosis: dict[str, Any] | None,
+) -> None:
     numbers = {
         f"test/{key}": test[key]
         for key in ("score", "independent_score", "gbdt_score", "difference", "delta_m")
         if test.get(key) is not None
     }
     tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
-    tracker.search_finished(numbers, tags, [model], "FINISHED")
+    texts = {}
+    if diagnosis is not None and diagnosis["reason"] is None:
+        tags["diagnosis"] = diagnosis["cause"]
+        texts["diagnosis.json"] = json.dumps(diagnosis, indent=1)
+    tracker.search_finished(numbers, tags, [model], "FINISHED", texts)
 
 
 def _new_folder(models: Path, stem: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from autometa.api.grouping import nested_groups
 from autometa.errors import StudyError, UserError
 from autometa.home import Home
+from autometa.searching.finalists import is_advised
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
@@ -144,7 +145,8 @@ def stored_judgement(handle: StudyHandle, n_trials: int) -> dict[str, Any] | Non
     kept = handle.study.user_attrs.get("judgement")
     trials = handle.trials()
     told = sum(t.state.is_finished() for t in trials)
-    fresh = told == len(trials) >= n_trials
+    searched = sum(not is_advised(t) for t in trials)
+    fresh = told == len(trials) and searched >= n_trials
     if kept and fresh and kept["trials"] == told and Path(kept["model"]).is_dir():
         return dict(kept)
     return None

@@ -10,6 +10,9 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from autometa.diagnosis import ATTRIBUTE, stored
+from autometa.judge import Judgement
+from autometa.searching.finalists import is_advised
 from autometa.study import StudyHandle, is_eligible, score_of, trial_rows
 from autometa.tracking import Tracker
 
@@ -20,9 +23,11 @@ class SearchResult:
 
     Attributes:
         study, suite: names.
-        n_trials: trials in the study.
-        states: how many ended COMPLETE, PRUNED and FAIL.
+        n_trials: trials in the study, without those that the diagnosis advised.
+        states: how many of these ended COMPLETE, PRUNED and FAIL.
         best: number, value (on validation) and params of the best completed trial; None if none.
+        diagnosis: why sharing hurts or helps, as plain JSON: `cause`, `findings`, `advice`, what
+            became of it (`tried`), `measurements`; None without one.
         test: the final comparison on the test rows (`score`, `independent_score`, `gbdt_score`,
             `delta_m`, `delta_m_ci`, `verdict`, `tasks`, …; `constraint` where a bound on the tasks
             was set); None if the search was interrupted.
@@ -48,6 +53,7 @@ class SearchResult:
     trials: pd.DataFrame = field(repr=False)
     cost: str | None = None
     front: list[dict[str, Any]] | None = None
+    diagnosis: dict[str, Any] | None = field(default=None, repr=False)
     interrupted: bool = False
 
     @property
@@ -64,6 +70,7 @@ class SearchResult:
             "states": self.states,
             "best": self.best,
             "test": self.test,
+            "diagnosis": self.diagnosis,
             "model": None if self.model is None else str(self.model),
             "seconds": round(self.seconds, 2),
             "mlflow": self.mlflow,
@@ -104,13 +111,14 @@ def search_result(
         started: `time.monotonic()` when the call began.
     """
     trials = handle.trials()
-    states = {s: sum(t.state.name == s for t in trials) for s in ("COMPLETE", "PRUNED", "FAIL")}
+    searched = [t for t in trials if not is_advised(t)]
+    states = {s: sum(t.state.name == s for t in searched) for s in ("COMPLETE", "PRUNED", "FAIL")}
     rows = trial_rows(handle.study)
     best = _best(trials)
     return SearchResult(
         study=handle.name,
         suite=suite,
-        n_trials=len(trials),
+        n_trials=len(searched),
         states=states,
         best=None
         if best is None
@@ -122,8 +130,37 @@ def search_result(
         cost=cost,
         front=front,
         trials=pd.DataFrame(rows),
+        diagnosis=stored_diagnosis(handle),
         interrupted=test is None,
     )
+
+
+def stored_diagnosis(handle: StudyHandle) -> dict[str, Any] | None:
+    """The study's diagnosis, if it is of all its trials."""
+    return stored(handle.study.user_attrs, handle.trials())
+
+
+def store_tried(handle: StudyHandle, diagnosis: dict[str, Any], judgement: Judgement) -> None:
+    """Note in the study's diagnosis what became of the configurations that it advised."""
+    configs = {trial.number: trial.user_attrs.get("config") for trial in handle.trials()}
+    means = {finalist.number: finalist.value for finalist in judgement.finalists}
+    winners = {winner.number for winner in judgement.winners.values()}
+    tried = []
+    for number, advice in enumerate(diagnosis["advice"]):
+        trials = [
+            n for n, c in configs.items() if advice["config"] is not None and c == advice["config"]
+        ]
+        if trials:
+            trial = max(trials, key=lambda n: means.get(n, float("-inf")))
+            tried.append(
+                {
+                    "advice": number,
+                    "trial": trial,
+                    "value": means.get(trial),
+                    "won": trial in winners,
+                }
+            )
+    handle.set_attr(ATTRIBUTE, {**diagnosis, "tried": tried})
 
 
 def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:

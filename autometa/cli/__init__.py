@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import autometa
+from autometa.cli.diagnosis import diagnose
 from autometa.cli.group import Cli
 from autometa.cli.inspection import doctor, suites, ui
 from autometa.cli.models import predict, train
@@ -35,6 +36,7 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     predict: "autometa predict autometa-home/models/sales new.csv --out predictions.csv",
     trials: "autometa trials sales --json",
     best: "autometa best sales --out best.yaml",
+    diagnose: "autometa diagnose sales",
     ui: "autometa ui --port 5000",
     suites: "autometa suites",
     delete: "autometa delete sales --yes",

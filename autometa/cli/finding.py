@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from autometa.cli.diagnosis import print_diagnosis
 from autometa.cli.output import duration, say, settings, shown, table
 from autometa.home import Home
 
@@ -49,6 +50,9 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
     if test["tasks"]:
         say()
         _tasks(test["tasks"], test.get("constraint"))
+    if found["diagnosis"] is not None:
+        say()
+        print_diagnosis(found["diagnosis"])
     say()
     _next(found, home)
 
@@ -165,5 +169,7 @@ def _next(found: dict[str, Any], home: Home) -> None:
     say(f"Model ({kind}, trained again on training and validation rows): {model}")
     say(f"  autometa predict {model} NEW_ROWS --out predictions.csv")
     say(f"  autometa trials {found['study']}{where}")
+    if found["diagnosis"] is not None and found["diagnosis"]["reason"] is None:
+        say(f"  autometa diagnose {found['study']}{where}")
     if found["mlflow"] is not None:
         say(f"  autometa ui{where}")

@@ -92,6 +92,14 @@ def search(
             metavar="NAME", help="asha, hyperband, median or none.", rich_help_panel=_SEARCH
         ),
     ] = "asha",
+    diagnosis: Annotated[
+        bool,
+        typer.Option(
+            "--diagnosis/--no-diagnosis",
+            help="Find out why sharing hurts or helps, and try what that advises.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = True,
     seed: options.Seed = 0,
     study_name: Annotated[
         str | None,
@@ -137,9 +145,10 @@ def search(
 ) -> None:
     """Search what the tasks of SUITE should share, and compare with independent networks.
 
-    Half of the trials tune networks that share, half tune independent ones. The best of each are
-    trained again with several seeds, compared once on the test rows, and the winner is kept as a
-    model.
+    Half of the trials tune networks that share, half tune independent ones. Controls then show why
+    sharing hurts or helps, and what they advise is tried in up to two more trials. The best of
+    each are trained again with several seeds, compared once on the test rows, and the winner is
+    kept as a model.
     """
     data = options.suite_options(
         targets=targets,
@@ -176,6 +185,7 @@ def search(
                 sampler=sampler,
                 pruner=pruner,
                 device=device,
+                diagnose=diagnosis,
                 home=home,
                 progress=progress,
                 **data,

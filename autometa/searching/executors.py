@@ -70,7 +70,7 @@ class ScriptSource(Generic[T]):
         self.returned: T | None = None
 
     def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
-        if self._next == len(self._units):
+        while self._next == len(self._units):  # a script may yield no unit
             if len(self._results) < len(self._units):
                 return None
             try:

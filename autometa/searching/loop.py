@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from autometa.errors import InfrastructureError
 from autometa.searching.bound import Reference, choose_reference
 from autometa.searching.executors import FINISHED, Script, ScriptSource
-from autometa.searching.finalists import Runs, best_of
+from autometa.searching.finalists import Runs, best_of, is_advised
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.settings import (
@@ -201,6 +201,10 @@ class SearchLoop:
         """Take over what an earlier driver left in the study."""
         for frozen in self._handle.trials():
             if frozen.state == TrialState.WAITING:  # enqueued by someone, not asked for yet
+                continue
+            if is_advised(frozen):  # beyond the total, and not compared at a rung
+                if frozen.state == TrialState.COMPLETE and frozen.value is not None:
+                    self._note_best(frozen.value, frozen.number, "sharing")
                 continue
             self._total += 1
             arm = frozen.user_attrs.get("arm", "sharing")

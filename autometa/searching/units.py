@@ -13,13 +13,14 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from autometa.errors import AutometaError
 from autometa.searching.costs import costs_of
 from autometa.tasks import TaskSuite
+from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
 from autometa.training.population import RunResult, Trainer
 from autometa.training.state import PopulationState, Run, load_run, save_run
@@ -27,6 +28,8 @@ from autometa.trial import TrialConfig
 
 #: the probe looks at bundles of at least this many runs
 _PROBE_FROM = 4
+#: epochs of a learning curve at most
+_CURVE_POINTS = 27
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class WorkUnit:
         device: `cpu`, `cuda` or `auto`.
         chunk: how many runs to step together at least; None asks the probe.
         cost: what to say about a network that is trained to the end (`costs.COSTS`); None: nothing.
+        measure: `curves`: score the runs at several epochs on the way; `affinity`: no checkpoint
+            and no score, but how the tasks' gradients and losses affect each other in training.
     """
 
     names: tuple[str, ...]
@@ -61,6 +66,7 @@ class WorkUnit:
     device: str = "cpu"
     chunk: int | None = None
     cost: str | None = None
+    measure: Literal["curves", "affinity"] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -77,19 +83,31 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a unit returns: a result a run, and the probe's verdict where it was asked."""
+    """What a unit returns: a result a run, and the probe's verdict where it was asked.
+
+    Attributes:
+        curves: of `measure = "curves"`: for each run its results on the way, the last included.
+        affinities: of `measure = "affinity"`: an `Affinity` a run as JSON, None where it failed.
+    """
 
     results: tuple[RunResult, ...]
     chunk: int | None = None
     seconds: float = 0.0
     probe_seconds: float = field(default=0.0)
+    curves: tuple[tuple[RunResult, ...], ...] = ()
+    affinities: tuple[dict[str, Any] | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> UnitResult:
-        return cls(**{**data, "results": tuple(RunResult(**r) for r in data["results"])})
+        listed = {
+            "results": tuple(RunResult(**r) for r in data["results"]),
+            "curves": tuple(tuple(RunResult(**r) for r in c) for c in data.get("curves", ())),
+            "affinities": tuple(data.get("affinities", ())),
+        }
+        return cls(**{**data, **listed})
 
     @classmethod
     def lost(cls, unit: WorkUnit, reason: str) -> UnitResult:
@@ -107,6 +125,8 @@ def run_unit(unit: WorkUnit) -> UnitResult:
     torch.set_num_threads(1)
     started = time.perf_counter()
     device = find_device(unit.device)
+    if unit.measure == "affinity":
+        return _affinities(unit, device, started)
     trainer = _trainer(unit.suite, unit.fingerprint, unit.max_epochs, str(device))
     runs = [
         Run(TrialConfig.from_flat(config), seed)
@@ -117,36 +137,84 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         began = time.perf_counter()
         chunk = _probe(trainer, runs)
         probe_seconds = time.perf_counter() - began
-    results: list[RunResult] = []
+    steps: list[list[RunResult]] = []  # [run, epoch on the way]
     for part in _parts(len(runs), chunk):
         try:
-            results += _train(unit, trainer, runs, part)
+            steps += _train(unit, trainer, runs, part)
         except (RuntimeError, AutometaError):
             for k in part:  # find the run to blame; its neighbours go on
-                results += _train_one(unit, trainer, runs, k)
+                steps += _train_one(unit, trainer, runs, k)
     verdict = chunk if unit.chunk is None and len(runs) >= _PROBE_FROM else None
-    return UnitResult(tuple(results), verdict, time.perf_counter() - started, probe_seconds)
+    results = tuple(run[-1] for run in steps)
+    seconds = time.perf_counter() - started
+    curves = tuple(map(tuple, steps)) if unit.measure == "curves" else ()
+    return UnitResult(results, verdict, seconds, probe_seconds, curves)
 
 
-def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> list[RunResult]:
+def curve_epochs(max_epochs: int) -> tuple[int, ...]:
+    """The epochs that `measure = "curves"` scores: all, or 27 that are evenly spaced."""
+    points = min(max_epochs, _CURVE_POINTS)
+    return tuple(sorted({round(max_epochs * k / points) for k in range(1, points + 1)}))
+
+
+def _affinities(unit: WorkUnit, device: torch.device, started: float) -> UnitResult:
+    suite = TaskSuite.load(Path(unit.suite))
+    results: list[RunResult] = []
+    found: list[dict[str, Any] | None] = []
+    for config, seed in zip(unit.configs, unit.seeds, strict=True):
+        try:
+            affinity = task_affinity(
+                suite,
+                TrialConfig.from_flat(config),
+                epochs=unit.to_epoch,
+                seed=seed,
+                device=device,
+            )
+        except (RuntimeError, AutometaError) as exc:
+            found.append(None)
+            reason = f"{type(exc).__name__}: {exc}"
+            results.append(RunResult(unit.from_epoch, None, reason=reason))
+        else:
+            found.append(affinity.to_json())
+            results.append(RunResult(unit.to_epoch, None))
+    seconds = time.perf_counter() - started
+    return UnitResult(tuple(results), seconds=seconds, affinities=tuple(found))
+
+
+def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> list[list[RunResult]]:
+    """The results of each run: at `to_epoch`, and with `measure` on the way to it."""
     some = [runs[k] for k in part]
     state = _start(unit, trainer, runs, part)
-    results, state = trainer.train(some, state, unit.to_epoch)
+    epochs = curve_epochs(unit.to_epoch) if unit.measure == "curves" else (unit.to_epoch,)
+    steps: list[list[RunResult]] = [[] for _ in some]
+    for epoch in epochs:
+        if epoch <= state.epoch:
+            continue
+        results, state = trainer.train(some, state, epoch)
+        for step, result in zip(steps, results, strict=True):
+            step.append(_first_failure(step, result))
+    results = [step[-1] for step in steps]
     if unit.keep:
         for place, k in enumerate(part):
             if results[place].reason is None:
                 save_run(state, place, runs[k], unit.checkpoint(unit.names[k], unit.to_epoch))
     if unit.cost is not None and unit.to_epoch == unit.max_epochs:
         found = costs_of(unit.cost, trainer, some, state)
-        return [dataclasses.replace(r, cost=c) for r, c in zip(results, found, strict=True)]
-    return results
+        for step, cost in zip(steps, found, strict=True):
+            step[-1] = dataclasses.replace(step[-1], cost=cost)
+    return steps
 
 
-def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> list[RunResult]:
+def _first_failure(before: list[RunResult], result: RunResult) -> RunResult:
+    """A run that failed on the way has failed, whatever its later losses are."""
+    return before[-1] if before and before[-1].reason is not None else result
+
+
+def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> list[list[RunResult]]:
     try:
         return _train(unit, trainer, runs, range(k, k + 1))
     except (RuntimeError, AutometaError) as exc:
-        return [RunResult(unit.from_epoch, None, reason=f"{type(exc).__name__}: {exc}")]
+        return [[RunResult(unit.from_epoch, None, reason=f"{type(exc).__name__}: {exc}")]]
 
 
 def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> PopulationState:

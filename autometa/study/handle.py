@@ -102,6 +102,14 @@ class StudyHandle:
                 self.study._storage.set_trial_user_attr(trial_id, "reason", reason)
             return self.study.tell(number, value, state=state)
 
+    def add(self, trial: FrozenTrial) -> int:
+        """Write a finished trial that was not asked for, in one record; returns its number."""
+        self._check()
+        with storage_errors(self._where):
+            storage = self.study._storage
+            trial_id = storage.create_new_trial(self.study._study_id, template_trial=trial)
+            return storage.get_trial_number_from_id(trial_id)
+
     def revive(self, make: SamplerFor | None = None) -> list[Trial]:
         """The RUNNING trials, which a driver that died left behind, to go on with.
 

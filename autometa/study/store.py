@@ -157,9 +157,9 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     None unless it has one), `cost` (None unless one is minimised and was measured), `feasible`
     (whether a completed trial keeps to a bound on its tasks; None where none is set), `closest`
     (the task that is nearest to that bound, and how far it is below its reference), `params`
-    (what was searched; `sharing.kind` also where the arm fixes it; a tree of tasks as one value),
-    `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`,
-    `finished`.
+    (what was searched; `sharing.kind` also where the arm fixes it; a tree of tasks as one value;
+    what an advised trial changes in the best sharing one), `epoch` (the last one reported),
+    `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -168,6 +168,8 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
         params = readable(trial.params, attrs.get("config"))
         if arm == "independent":
             params = {KIND: "independent", **params}
+        if "changes" in attrs:  # advised by the diagnosis: nothing was suggested
+            params = dict(attrs["changes"])
         rows.append(
             {
                 "number": trial.number,

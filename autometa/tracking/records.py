@@ -135,6 +135,7 @@ def _fold(update: Update, item: Record) -> None:
         update.status, update.end_time = _MLFLOW_STATUS.get(item["state"], "FAILED"), now
     elif kind == "search_finished":
         update.status, update.end_time = item["status"], now
+        update.texts.update(item.get("texts") or {})
         update.artifacts += [p for p in item["artifacts"] if p not in update.artifacts]
 
 

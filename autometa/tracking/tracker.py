@@ -134,13 +134,16 @@ class Tracker:
         tags: Mapping[str, Any],
         artifacts: Sequence[Path],
         status: Literal["FINISHED", "KILLED", "FAILED"],
+        texts: Mapping[str, str] | None = None,
     ) -> None:
-        """End the search's run; artifacts are files or folders, read when they are sent."""
+        """End the search's run; artifacts are files or folders, read when they are sent, `texts`
+        are names of files to what is in them."""
         self._put(
             "search_finished",
             metrics=clean_metrics(metrics),
             tags=clean_values(tags, MAX_TAG),
             artifacts=[str(Path(p).absolute()) for p in artifacts],
+            texts=dict(texts or {}),
             status=status,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from autometa.searching import units
-from autometa.searching.units import UnitResult, WorkUnit, run_unit
+from autometa.searching.units import UnitResult, WorkUnit, curve_epochs, run_unit
 from autometa.trial import TrialConfig
 from tests.searching.support import small_suite
 
@@ -42,6 +43,53 @@ def test_unit_and_result_round_trip_as_json(unit: WorkUnit) -> None:
     assert WorkUnit.from_json(unit.to_json()) == unit
     result = run_unit(unit)
     assert UnitResult.from_json(result.to_json()) == result
+
+
+def test_older_units_and_results_still_load(unit: WorkUnit) -> None:
+    data = unit.to_json()
+    del data["measure"]
+    assert WorkUnit.from_json(data) == unit
+    result = run_unit(unit)
+    data = result.to_json()
+    del data["curves"], data["affinities"]
+    assert UnitResult.from_json(data) == result
+
+
+def test_a_curve_ends_where_training_in_one_go_does(unit: WorkUnit) -> None:
+    whole = run_unit(unit)
+    measured = run_unit(dataclasses.replace(unit, measure="curves"))
+    assert UnitResult.from_json(measured.to_json()) == measured
+    assert without_times(measured) == without_times(whole)
+    assert [[r.epoch for r in curve] for curve in measured.curves] == [[1, 2, 3, 4]] * 3
+    assert [curve[-1] for curve in measured.curves] == list(measured.results)
+    first = run_unit(dataclasses.replace(unit, to_epoch=1))
+    assert [curve[0].value for curve in measured.curves] == [r.value for r in first.results]
+
+
+def test_long_curves_are_thinned_out_and_keep_the_end() -> None:
+    assert curve_epochs(3) == (1, 2, 3)
+    assert len(curve_epochs(100)) == 27
+    assert curve_epochs(100)[-1] == 100
+
+
+def test_a_run_that_fails_on_the_way_has_failed_in_its_curve(unit: WorkUnit) -> None:
+    configs = (CONFIG, {**CONFIG, "optimizer.lr": 1e30, "optimizer.clip": 1e30}, CONFIG)
+    found = run_unit(dataclasses.replace(unit, configs=configs, measure="curves"))
+    assert [r.reason is None for r in found.results] == [True, False, True]
+    assert {len(curve) for curve in found.curves} == {4}
+
+
+def test_affinities_are_measured_a_run(unit: WorkUnit) -> None:
+    asked = dataclasses.replace(unit, measure="affinity")
+    found = run_unit(asked)
+    assert UnitResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert [a is not None and a["tasks"] for a in found.affinities] == [["up", "down", "sign"]] * 3
+    assert not unit.checkpoint("0", 4).exists()
+    alone = {**CONFIG, "sharing.kind": "independent"}
+    del alone["sharing.split_at"]
+    none = run_unit(dataclasses.replace(asked, configs=(alone,) * 3))
+    assert none.affinities == (None,) * 3
+    assert all("in common" in (r.reason or "") for r in none.results)
 
 
 def test_running_a_unit_again_gives_the_same_results(unit: WorkUnit) -> None:

@@ -1,0 +1,78 @@
+"""What a study keeps of its diagnosis: an attribute, and trials of what it advised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autometa.searching.finalists import ADVISED, is_advised
+from autometa.searching.units import WorkUnit
+from autometa.study import StudyHandle
+from autometa.tracking import Tracker
+from autometa.training.population import RunResult
+
+#: the study attribute that holds it
+ATTRIBUTE = "diagnosis"
+
+
+def stored(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    """The diagnosis that a study holds, if it is of all trials that it now has.
+
+    Args:
+        attrs: user attributes of the study.
+    """
+    found = attrs.get(ATTRIBUTE)
+    return dict(found) if found and found["searched"] == searched(trials) else None
+
+
+def searched(trials: Sequence[FrozenTrial]) -> int:
+    """How many trials ended that a sampler suggested."""
+    return sum(trial.state.is_finished() and not is_advised(trial) for trial in trials)
+
+
+def untried(
+    advice: Sequence[dict[str, Any]], trials: Sequence[FrozenTrial]
+) -> list[dict[str, Any]]:
+    """The advice whose configuration no finished trial has."""
+    known = [trial.user_attrs.get("config") for trial in trials if trial.state.is_finished()]
+    return [one for one in advice if json.loads(json.dumps(one["config"])) not in known]
+
+
+def record(
+    handle: StudyHandle,
+    tracker: Tracker,
+    unit: WorkUnit,
+    run: RunResult,
+    changes: dict[str, Any],
+) -> None:
+    """A finished trial in one write: a kill leaves it out or leaves all of it."""
+    value = run.value if run.reason is None else None
+    reason = run.reason or "The run has no score."
+    attrs = {
+        "arm": "sharing",
+        ADVISED: True,
+        "changes": changes,
+        "config": dict(unit.configs[0]),
+        "seed": unit.seeds[0],
+        "seconds": round(run.seconds, 4),
+        "tasks": run.tasks,
+    }
+    number = handle.add(
+        create_trial(
+            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+            value=value,
+            user_attrs={**attrs, "reason": reason} if value is None else attrs,
+            intermediate_values={} if value is None else {run.epoch: value},
+        )
+    )
+    tags = {"arm": "sharing", "advised": "true"}
+    tracker.trial_started(number, unit.configs[0], tags)
+    if value is None:
+        tracker.trial_finished(number, "FAIL", None, reason)
+        return
+    metrics = {f"task/{name}": s for name, s in run.tasks.items() if s is not None}
+    tracker.trial_rung(number, run.epoch, {"value": value, **metrics})
+    tracker.trial_finished(number, "COMPLETE", value, None)

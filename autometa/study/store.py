@@ -149,10 +149,11 @@ def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
-    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (None unless
-    it has one), `params` (what was searched; `sharing.kind` also where the arm fixes it; what an
-    advised trial changes in the best sharing one), `epoch`
-    (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
+    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `advised` (whether the
+    diagnosis asked for it), `value` (None unless it has one), `params` (what was searched, with
+    `sharing.kind` also where the arm fixes it; of an advised trial what it changes in the best
+    sharing one), `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`,
+    `started`, `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -168,6 +169,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "number": trial.number,
                 "state": trial.state.name,
                 "arm": arm,
+                "advised": bool(attrs.get("advised")),
                 "value": trial.values[0] if trial.values else None,
                 "params": params,
                 "epoch": max(trial.intermediate_values, default=None),

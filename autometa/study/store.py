@@ -149,7 +149,7 @@ def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
-    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `advised` (whether the
+    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `advised` (if the
     diagnosis asked for it), `value` (None unless it has one), `params` (what was searched, with
     `sharing.kind` also where the arm fixes it; of an advised trial what it changes in the best
     sharing one), `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`,

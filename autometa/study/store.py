@@ -153,13 +153,14 @@ def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
-    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `value` (the score;
-    None unless it has one), `cost` (None unless one is minimised and was measured), `feasible`
-    (whether a completed trial keeps to a bound on its tasks; None where none is set), `closest`
-    (the task that is nearest to that bound, and how far it is below its reference), `params`
-    (what was searched; `sharing.kind` also where the arm fixes it; a tree of tasks as one value;
-    what an advised trial changes in the best sharing one), `epoch` (the last one reported),
-    `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
+    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `advised` (if the
+    diagnosis asked for it), `value` (the score; None unless it has one), `cost` (None unless one is
+    minimised and was measured), `feasible` (whether a completed trial keeps to a bound on its
+    tasks; None where none is set), `closest` (the task that is nearest to that bound, and how far
+    it is below its reference), `params` (what was searched; `sharing.kind` also where the arm fixes
+    it; a tree of tasks as one value; what an advised trial changes in the best sharing one),
+    `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`,
+    `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -175,6 +176,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "number": trial.number,
                 "state": trial.state.name,
                 "arm": arm,
+                "advised": bool(attrs.get("advised")),
                 "value": score_of(trial),
                 "cost": cost_of(trial),
                 "feasible": _is_feasible(trial),

@@ -227,13 +227,16 @@ def test_a_stopped_search_says_how_to_go_on(home: Path, number: signal.Signals) 
         start_new_session=True,
     )
     journal = home / "studies" / "long.journal"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.stat().st_size > 10_000):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    deadline = time.monotonic() + 150
+    try:
+        while not (journal.exists() and journal.stat().st_size > 10_000):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.splitlines()[-1].strip() == f"autometa {' '.join(words)} --resume"
     assert json.loads(run("trials", "long", "--json").stdout)

@@ -37,7 +37,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("order", [(2, 0, 1)])
 def test_planted_adversary_is_named_and_isolated_in_any_order_of_the_tasks(
     tmp_path: Path, order: Sequence[int]
 ) -> None:

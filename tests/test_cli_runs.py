@@ -216,8 +216,17 @@ def test_delete_removes_everything_of_a_study(table: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_search_says_how_to_go_on(home: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "on_ctrl_c"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_IGN),  # as a shell starts what it puts in the background
+    ],
+)
+def test_a_stopped_search_says_how_to_go_on(
+    home: Path, number: signal.Signals, on_ctrl_c: signal.Handlers
+) -> None:
     words = ["search", "multidigits", "--n-trials", "500", "--study-name", "long", *SMALL]
     process = subprocess.Popen(
         [sys.executable, "-m", "autometa.cli", *words],
@@ -225,6 +234,7 @@ def test_a_stopped_search_says_how_to_go_on(home: Path, number: signal.Signals) 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, on_ctrl_c),
     )
     journal = home / "studies" / "long.journal"
     deadline = time.monotonic() + 150

@@ -53,7 +53,7 @@ def main() -> None:
     """Entry point of the console script `autometa`."""
     # A batch system or a closed session stops us as Ctrl-C does: the study is left to be resumed,
     # and what was started (Ray, the MLflow server) is ended.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _stop)
     app()
 
 
@@ -71,3 +71,10 @@ def _root(
     ] = False,
 ) -> None:
     """Search what your prediction tasks should share, and learn whether sharing helped."""
+
+
+def _stop(*_: object) -> None:
+    """End as by Ctrl-C, also where a shell's `&` made the process deaf to Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)

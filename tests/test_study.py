@@ -35,7 +35,7 @@ ARMS: tuple[Arm, Arm] = ("sharing", "independent")
 PROBLEM = Problem(
     layout="aligned", feature_shape=(4,), kinds=("regression", "regression"), n_outputs=(1, 1)
 )
-SPACE = Space.load("sharing").bind(PROBLEM)
+SPACE = Space.load("hard").bind(PROBLEM)
 
 
 @pytest.fixture

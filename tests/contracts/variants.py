@@ -147,8 +147,11 @@ def variants() -> list[Variant]:
         one_head = {"head": "single_head", "conditioning.kind": "additive"}
         out.append(Variant(same_kind(layout), one_head))
         out.append(Variant(same_kind(layout), {**one_head, "conditioning.at": "input"}))
-        for axis, table in (("adaptation", LEARNER_SETTINGS), ("balancing", BALANCING_SETTINGS)):
-            out += [Variant(make_problem(layout), values) for values in _settings(axis, table)]
+        learners = _settings("adaptation", LEARNER_SETTINGS)
+        out += [Variant(make_problem(layout), values) for values in learners]
+    # a balancer sees losses and gradients, not rows, so one layout will do
+    balancers = _settings("balancing", BALANCING_SETTINGS)
+    out += [Variant(make_problem("aligned"), values) for values in balancers]
     out.append(Variant(same_kind("grouped"), {"head": "single_head"}))
     out.append(Variant(same_kind("aligned", n_tasks=1)))
     out.append(Variant(same_kind("grouped", n_tasks=1)))

@@ -204,6 +204,7 @@ def find_winners(name: str, args: argparse.Namespace, n_tasks: int | None) -> di
         max_epochs=args.max_epochs,
         workers=args.workers,
         mlflow_tracking_uri="off",
+        diagnose=not args.quick,
         resume=True,
         device="cpu",
         home=home,

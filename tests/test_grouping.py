@@ -137,6 +137,7 @@ def search(home: Path, suite: TaskSuite, **options: Any) -> SearchResult:
         space=home / "space.yaml",
         home=home,
         mlflow_tracking_uri="off",
+        diagnose=False,
         workers=0,
         device="cpu",
         **settings,

@@ -45,12 +45,12 @@ def command(
         "--targets", "up,down", "--space", str(folder / "space.yaml"), "--study-name", study,
         "--n-trials", str(TRIALS), "--max-epochs", "9", "--workers", str(workers),
         "--home", str(folder / "home"), "--mlflow-tracking-uri", "off", "--device", "cpu",
-        "--json", *where, *more,
+        "--no-diagnosis", "--json", *where, *more,
     ]  # fmt: skip
 
 
 def told(folder: Path, study: str, storage: str | None = None) -> dict[int, Any]:
-    """What the study holds of its finished trials, but for those that a diagnosis advised."""
+    """What the study holds of its finished trials."""
     try:
         trials = read_study(Home.find(folder / "home"), study, storage).trials
     except StudyError:
@@ -58,7 +58,7 @@ def told(folder: Path, study: str, storage: str | None = None) -> dict[int, Any]
     return {
         t.number: (t.state, t.values, t.params, t.intermediate_values, t.datetime_complete)
         for t in trials
-        if t.state.is_finished() and not t.user_attrs.get("advised")
+        if t.state.is_finished()
     }
 
 

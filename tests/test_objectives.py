@@ -62,6 +62,7 @@ def run(home: Path, suite: TaskSuite | None = None, **options: Any) -> SearchRes
 def bounded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
     home = tmp_path_factory.mktemp("bounded")
     options = {"no_task_worse_than": 0.15, "pruner": "none", "text": PLANTED, "seed": 1}
+    options["diagnose"] = False
     return home, run(home, planted_suite(), n_trials=12, max_epochs=12, **options)
 
 

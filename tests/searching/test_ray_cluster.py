@@ -49,6 +49,7 @@ def test_losing_a_node_loses_no_trial(cluster: Any, tmp_path: Path) -> None:
         workers=2,
         ray_address=cluster.address,
         progress=watch,
+        diagnose=False,
     )
     assert not cluster.worker_nodes
     assert result.n_trials == sum(result.states.values()) == 14

@@ -317,7 +317,10 @@ def describe_sharing(config: TrialConfig) -> str:
         split = flat["sharing.split_at"]
         details.append(f"{depth if split is None else split} of {depth} blocks shared")
     if kind == "tree" and flat["sharing.partitions"] is not None:
-        details.append(f"groups {flat['sharing.partitions'].replace('/', ', ')}")
+        parts = flat["sharing.partitions"].split("/")
+        if len(parts[0]) > 12:  # of many tasks only how many groups they form
+            parts = [f"{len(set(part))}" for part in parts]
+        details.append(f"groups {', '.join(parts)}")
     if kind == "soft":
         details.append(f"tie {flat['sharing.tie']:.2g}")
     if kind == "cross_stitch":

@@ -195,6 +195,14 @@ def test_sharing_is_described_in_words() -> None:
         ({"sharing.kind": "soft", "sharing.tie": 0.0123}, "soft sharing (tie 0.012)"),
         ({"sharing.kind": "cross_stitch"}, "cross-stitch sharing (one unit a layer)"),
         ({"sharing.kind": "sluice"}, "sluice sharing (2 subspaces)"),
+        (
+            {"sharing.kind": "tree", "sharing.partitions": "000/001/012"},
+            "tree sharing (groups 000, 001, 012)",
+        ),
+        (
+            {"sharing.kind": "tree", "sharing.partitions": f"{'0' * 14}/{'01' * 7}/{'01' * 7}"},
+            "tree sharing (groups 1, 2, 2)",
+        ),
     ):
         assert describe_sharing(TrialConfig.from_flat(values)) == words
 

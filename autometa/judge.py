@@ -25,11 +25,11 @@ from autometa.metrics import evaluate
 from autometa.model import Model
 from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
-from autometa.searching.finalists import Rerun, Runs, best_of, is_advised
+from autometa.searching.finalists import Rerun, Runs, best_of
 from autometa.searching.progress import Progress
 from autometa.searching.settings import SearchSettings, rerun_seeds, run_seed
 from autometa.space import Arm
-from autometa.study import is_eligible
+from autometa.study import is_advised, is_eligible
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.population import Trainer, task_specs
 from autometa.training.state import PopulationState, Run, load_run

@@ -18,6 +18,7 @@ from autometa.home import Home
 from autometa.networks import Problem
 from autometa.space import Arm, Space
 from autometa.study import (
+    ADVISED,
     SAMPLER_TRIALS,
     SAMPLERS,
     StudyHandle,
@@ -340,6 +341,22 @@ def finished(number: int, value: float, *, pruned_at: int | None = None) -> Froz
     )
     trial.number = number
     return trial
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes"])
+def test_an_advised_trial_does_not_blind_the_sampler(home: Home, sampler: str) -> None:
+    make = partial(make_sampler, sampler, 0)
+    with opened(home) as handle:
+        for number in range(12):
+            trial = handle.ask("sharing", make)
+            trial.suggest_float("lr", 0.0, 1.0)
+            handle.tell(trial, float(number))
+        attrs = {"arm": "sharing", ADVISED: True}
+        handle.add(create_trial(state=TrialState.COMPLETE, value=9.0, user_attrs=attrs))
+        seen = visible_trials(handle.trials(), "sharing")
+        assert [t.number for t in seen] == list(range(12))
+        trial = handle.ask("sharing", make)
+        assert set(trial.relative_params) == {"lr"}
 
 
 def test_at_most_500_trials_the_best_and_the_most_recent() -> None:

@@ -89,7 +89,7 @@ def search(
         study_name: made from the suite's name if not given.
         storage: any Optuna storage URL; a journal in the home folder if not given.
         n_trials: trials in all, those of an earlier run of this study included.
-        timeout: seconds after which no unit of work is started.
+        timeout: seconds after which no trial and no diagnosis is started; the judgement is.
         max_epochs: epochs of a trial that is never stopped early.
         workers: worker processes on Ray; 0 runs everything in this process; one a core if None.
         ray_address: a running Ray cluster; its own local one if None.
@@ -103,7 +103,7 @@ def search(
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
         device: `auto`, `cpu` or `cuda`.
         diagnose: find out why sharing hurts or helps, and try what that advises: at most two
-            trials beyond `n_trials`, which are judged like any other.
+            trials a diagnosis, beyond `n_trials`, which are judged like any other.
         home: the home folder; `$AUTOMETA_HOME` or `./autometa-home` if None.
         progress: called with a `Progress` after every change.
 
@@ -178,7 +178,13 @@ def search(
                 loaded, settings, study=name, folder=folder, models=place.models, notify=notify
             )
             diagnosis = Diagnosis(
-                loaded, settings, handle, folder=folder, tracker=tracker, notify=notify
+                loaded,
+                settings,
+                handle,
+                folder=folder,
+                tracker=tracker,
+                notify=notify,
+                is_late=loop.is_late,
             )
             diagnosing = ScriptSource(diagnosis.script, diagnosis.unit_done)
             judging = ScriptSource(
@@ -203,7 +209,7 @@ def search(
                     front=front_rows(handle, cost),
                 )
             test, model = judging.returned.test, judging.returned.model
-            if diagnosing.returned is not None:
+            if stored_diagnosis(handle) is not None and diagnosing.returned is not None:
                 store_tried(handle, diagnosing.returned, judging.returned)
             kept = {
                 "test": test,

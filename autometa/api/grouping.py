@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, UserError
 from autometa.networks import Problem
 from autometa.sharing.tree import canonical
 from autometa.space import MAX_CLUSTERS
@@ -38,8 +40,15 @@ def nested_groups(suite: TaskSuite, seed: int, device: torch.device) -> tuple[st
     kinds of ground of landmine's 29 fields are found with one head and not with many). Targets of
     the same rows have heads of their own, which lets opposite targets count as alike.
     """
+    measure = partial(
+        task_affinity, suite, epochs=EPOCHS, seed=seed, lookahead=False, device=device
+    )
     config = _config(suite)
-    found = task_affinity(suite, config, epochs=EPOCHS, seed=seed, lookahead=False, device=device)
+    try:
+        found = measure(config)
+    except UserError:  # it diverged, and this rate is not the user's
+        slower = {**config.flat(), "optimizer.lr": config.optimizer.lr / 10}
+        found = measure(TrialConfig.from_flat(slower))
     counted = ~np.isnan(found.cosine)
     total = np.where(counted, found.cosine, 0.0).sum(0)
     # pairs that were never measured are neither alike nor opposed

@@ -11,12 +11,11 @@ from typing import Any
 from autometa.api.grouping import nested_groups
 from autometa.errors import StudyError, UserError
 from autometa.home import Home
-from autometa.searching.finalists import is_advised
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
 from autometa.space import Space, default_space
-from autometa.study import StudyHandle, list_studies, make_sampler, read_study
+from autometa.study import StudyHandle, is_advised, list_studies, make_sampler, read_study
 from autometa.tasks import TaskSuite
 from autometa.training.devices import find_device
 

@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial
 
 from autometa.diagnosis import ATTRIBUTE, stored
 from autometa.judge import Judgement
-from autometa.searching.finalists import is_advised
-from autometa.study import StudyHandle, is_eligible, score_of, trial_rows
+from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
 from autometa.tracking import Tracker
 
 

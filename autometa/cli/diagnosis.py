@@ -32,19 +32,22 @@ def diagnose(
     shows its tables: controls, effects on each task, how fast each is learned, what the tasks do
     to each other.
     """
+    from autometa.diagnosis.storing import searched
     from autometa.study import read_study
 
     with quiet_stdout():
-        attrs = read_study(Home.find(home), study, storage).user_attrs
-    found = attrs.get("diagnosis")
+        opened = read_study(Home.find(home), study, storage)
+    found = opened.user_attrs.get("diagnosis")
     if found is None:
         raise StudyError(
             f"Study `{study}` has no diagnosis. Give its search again with --resume and without "
-            "--no-diagnosis: what is trained already stays."
+            "--no-diagnosis: its trials stay, and the arms are judged again."
         )
     if json:
         emit_json({"study": study, **found})
         return
+    if found["searched"] != (now := searched(opened.get_trials(deepcopy=False))):
+        say(f"Of the first {found['searched']} trials; {now} have ended by now.")
     print_diagnosis(found)
     if found["reason"] is None:
         _tables(found)
@@ -55,6 +58,8 @@ def print_diagnosis(found: dict[str, Any]) -> None:
     if found["reason"] is not None:
         say(f"No diagnosis: {found['reason']}")
         return
+    if "note" in found:
+        say(f"Note: {found['note']}")
     texts = {finding["kind"]: finding["text"] for finding in found["findings"]}
     say(f"Why: {texts.pop('cause')}")
     for text in texts.values():

@@ -51,7 +51,7 @@ def search(
         typer.Option(
             callback=options.at_least(0),
             metavar="SECONDS",
-            help="Start no new trial after this time.",
+            help="Start no new trial and no diagnosis after this time; what ran is judged.",
             rich_help_panel=_SEARCH,
         ),
     ] = None,

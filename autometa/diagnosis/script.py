@@ -25,11 +25,10 @@ from autometa.diagnosis.networks import Network, Role, n_blocks, plan
 from autometa.diagnosis.storing import ATTRIBUTE, record, searched, stored, untried
 from autometa.networks import Problem
 from autometa.searching.executors import Script
-from autometa.searching.finalists import is_advised
 from autometa.searching.loop import SearchSettings, run_seed
 from autometa.searching.progress import Progress
 from autometa.searching.units import UnitResult, WorkUnit, curve_epochs
-from autometa.study import StudyHandle
+from autometa.study import StudyHandle, is_advised
 from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
 from autometa.training.population import Trainer, task_specs
@@ -48,6 +47,8 @@ ISOLATED = 8
 SUSPECTS, SECOND_SEEDS = 3, 8
 #: epochs of which the cosines are kept, at most: a study is read whole
 _COSINES = 9
+#: said of the diagnosis of a study with a bound or a cost
+_NOT_PLAIN = "The bound on the tasks or the cost is not looked at here, and no advice is tried."
 #: streams of seeds that nothing else uses
 _MEASURED, _TRIED, _SUSPECTED = 1_000_011, 1_000_012, 1_000_013
 
@@ -60,6 +61,7 @@ class Diagnosis:
     Args:
         suite: its test rows are not read; it may have none.
         folder: holds the workers' copy of the suite (`suite`), and takes checkpoints.
+        is_late: whether the time-out has passed; then nothing new is started.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Diagnosis:
         folder: Path,
         tracker: Tracker,
         notify: Callable[[Progress], None],
+        is_late: Callable[[], bool] = lambda: False,
     ) -> None:
         self._suite = suite.without_test()
         self._problem = Problem.of(suite)
@@ -81,6 +84,7 @@ class Diagnosis:
         self._folder = folder
         self._tracker = tracker
         self._notify = notify
+        self._is_late = is_late
         self._done = 0
         self._total = 0
 
@@ -94,14 +98,23 @@ class Diagnosis:
         trials = self._handle.trials()
         found = stored(self._handle.study.user_attrs, trials)
         if found is None:
+            if self._is_late():  # not stored: with more time there can be one
+                return _nothing("The time-out had passed.")
             found = yield from self._diagnose(trials)
             found = {"searched": searched(trials), **found}
+            if not self._is_plain:
+                found |= {"reused_seconds": 0.0, "note": _NOT_PLAIN}
             self._handle.set_attr(ATTRIBUTE, found)
             self._handle.commit()
-        # an advised trial would have neither the cost nor what the bound is judged by
-        if self._settings.cost is None and self._settings.no_task_worse_than is None:
+        if self._is_plain and not self._is_late():
             yield from self._try([advice for advice in found["advice"] if advice["config"]])
         return dict(found)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the score alone decides: an advised trial would have neither the cost nor what a
+        bound is judged by."""
+        return self._settings.cost is None and self._settings.no_task_worse_than is None
 
     def unit_done(self) -> None:
         """Tell the user that one of the script's units has ended."""

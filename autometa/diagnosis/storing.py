@@ -8,9 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autometa.searching.finalists import ADVISED, is_advised
 from autometa.searching.units import WorkUnit
-from autometa.study import StudyHandle
+from autometa.study import ADVISED, StudyHandle, is_advised
 from autometa.tracking import Tracker
 from autometa.training.population import RunResult
 

@@ -42,6 +42,8 @@ class Learner(ABC):
     problem: Problem
     #: towers that a row of a grouped suite passes through (all, where towers mix)
     towers_per_row: int = 1
+    #: the most numbers that a row becomes in one of them
+    row_size: int = 256
     #: every balancer works with it: it sets `balancer`, keeps its state in the buffers (as
     #: `balancing.…`) and gives `combine` that state with the balancer's parameters; a learner that
     #: does not takes stateless balancers only

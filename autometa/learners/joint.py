@@ -38,6 +38,7 @@ class Joint(Learner):
     ) -> None:
         self.problem = problem
         self.network = network
+        self.row_size = network.parts.backbone.row_size
         self.towers_per_row = problem.n_tasks if network.mixes_tasks else 1
         self._conditioning = conditioning
         self.balancer = balancer

@@ -86,6 +86,7 @@ class Conv:
                 f"{problem.feature_shape}."
             )
         channels, height, width = problem.feature_shape
+        self.row_size = max(channels, config.width) * height * width
         blocks = []
         for _ in range(config.depth):
             pool = min(height, width) >= 2

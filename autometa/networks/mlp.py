@@ -78,6 +78,7 @@ class MLP:
             MLPBlock(fan_in, fan_out, config.norm) for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.out_features = config.width
+        self.row_size = max(sizes)
 
     def enter(self, x: Float[Tensor, "row *feature"]) -> Float[Tensor, "row feature"]:
         """Arrange input rows for the first block."""

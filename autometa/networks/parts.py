@@ -42,10 +42,14 @@ class HalvedBlock(Block, Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """An ordered list of blocks; what users register must look like this."""
+    """An ordered list of blocks; what users register must look like this.
+
+    `row_size`: the most numbers that one row becomes on its way, to keep predictions in memory.
+    """
 
     blocks: tuple[Block, ...]
     out_features: int
+    row_size: int
 
     def enter(self, x: Tensor) -> Tensor: ...
 

@@ -195,6 +195,9 @@ class Transformer:
             for first in [tokens, *[None] * (config.depth - 1)]
         )
         self.out_features = config.width
+        # queries, keys, values and the wide layer of every token, and each head's attention
+        wide = (3 + config.expansion) * config.width + config.heads * self._count
+        self.row_size = self._count * wide
 
     def enter(self, x: Float[Tensor, "row *feature"]) -> Float[Tensor, "row size token"]:
         """Cut input rows into tokens, padded with zeros."""

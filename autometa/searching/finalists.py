@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autometa.searching.executors import Script
 from autometa.searching.units import UnitResult, WorkUnit
@@ -20,8 +20,6 @@ from autometa.study import is_eligible, score_of, violation
 
 #: finalists of each arm
 FINALISTS = 3
-#: user attribute of a trial that the diagnosis asked for, not the sampler
-ADVISED = "advised"
 
 
 @dataclass(frozen=True)
@@ -101,11 +99,6 @@ def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
     if not eligible:
         return sorted(done, key=lambda t: (violation(t) or 0.0, t.number))[:FINALISTS]
     return sorted(eligible, key=lambda t: (-(score_of(t) or 0.0), t.number))[:FINALISTS]
-
-
-def is_advised(trial: FrozenTrial | Trial) -> bool:
-    """Whether the diagnosis asked for this trial; such trials do not count as searched."""
-    return bool(trial.user_attrs.get(ADVISED))
 
 
 def _mean(result: UnitResult) -> Rerun | None:

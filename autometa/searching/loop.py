@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from autometa.errors import InfrastructureError
 from autometa.searching.bound import Reference, choose_reference
 from autometa.searching.executors import FINISHED, Script, ScriptSource
-from autometa.searching.finalists import Runs, best_of, is_advised
+from autometa.searching.finalists import Runs, best_of
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.settings import (
@@ -33,6 +33,7 @@ from autometa.searching.units import UnitResult, WorkUnit, checkpoint_path
 from autometa.space import Arm, Space, readable
 from autometa.study import (
     StudyHandle,
+    is_advised,
     is_eligible,
     make_sampler,
     rung_values,
@@ -115,7 +116,7 @@ class SearchLoop:
 
     def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
         """The next unit; new trials are suggested when no suggested one is left to start."""
-        if self._is_late():
+        if self.is_late():
             return None if self._running else FINISHED
         if not any(live.epoch == 0 for live in self._waiting.values()):
             self._ask()
@@ -161,7 +162,7 @@ class SearchLoop:
 
     def _freeze_reference(self) -> Script[None]:
         tuned = self._asked["independent"] >= self._n_independent and not self._waiting
-        if not self._is_bound or self.reference is not None or not tuned or self._is_late():
+        if not self._is_bound or self.reference is not None or not tuned or self.is_late():
             return
         finalists = best_of(self._handle.trials(), "independent")
         if finalists:
@@ -359,7 +360,8 @@ class SearchLoop:
         if value is not None and (self._best is None or value > self._best[0]):
             self._best = (value, number, arm)
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
+        """Whether the time-out has passed."""
         limit = self._settings.timeout
         return limit is not None and time.monotonic() - self._started > limit
 

@@ -193,6 +193,8 @@ def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> li
         results, state = trainer.train(some, state, epoch)
         for step, result in zip(steps, results, strict=True):
             step.append(_first_failure(step, result))
+    for step in steps:
+        step[-1] = dataclasses.replace(step[-1], seconds=sum(one.seconds for one in step))
     results = [step[-1] for step in steps]
     if unit.keep:
         for place, k in enumerate(part):

@@ -25,7 +25,9 @@ from autometa.study.samplers import (
 )
 from autometa.study.store import delete_study, list_studies, open_study, read_study, trial_rows
 from autometa.study.values import (
+    ADVISED,
     cost_of,
+    is_advised,
     is_eligible,
     pareto_front,
     rung_values,
@@ -34,6 +36,7 @@ from autometa.study.values import (
 )
 
 __all__ = [
+    "ADVISED",
     "SAMPLERS",
     "SAMPLER_TRIALS",
     "WITH_OBJECTIVES",
@@ -42,6 +45,7 @@ __all__ = [
     "StudyHandle",
     "cost_of",
     "delete_study",
+    "is_advised",
     "is_eligible",
     "list_studies",
     "make_sampler",

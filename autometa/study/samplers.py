@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import ConfigError, nearest
-from autometa.study.values import pareto_front, rung_values, violation
+from autometa.study.values import is_advised, pareto_front, rung_values, violation
 
 SAMPLER_TRIALS = 500
 """At most so many finished trials are shown to a sampler: its cost grows with them."""
@@ -83,7 +83,8 @@ def visible_trials(
     those that keep to a bound before those that do not; with a cost, by Pareto front after front)
     and the most recent of the others, which keep the model's picture of bad regions.
     """
-    own = [t for t in trials if t.user_attrs.get("arm") == arm]
+    # an advised trial has no parameters: with one among them GP and CMA-ES would know none
+    own = [t for t in trials if t.user_attrs.get("arm") == arm and not is_advised(t)]
     running = [t for t in own if t.state == TrialState.RUNNING]
     finished = [t for t in own if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     if len(finished) > limit:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 #: user attribute with the score of every rung, in a study of two values
 RUNGS = "rungs"
+#: user attribute of a trial that the diagnosis asked for, not the sampler
+ADVISED = "advised"
 #: name of the constraint that Optuna is told: how far the worst task is beyond the bound
 WORST_TASK = "worst_task"
 
@@ -36,6 +38,11 @@ def cost_of(trial: FrozenTrial) -> float | None:
     a study that minimises a cost."""
     cost: Any = trial.user_attrs.get("cost")
     return None if cost is None else float(cost)
+
+
+def is_advised(trial: FrozenTrial | Trial) -> bool:
+    """Whether the diagnosis asked for this trial; such trials do not count as searched."""
+    return bool(trial.user_attrs.get(ADVISED))
 
 
 def violation(trial: FrozenTrial) -> float | None:

@@ -7,6 +7,8 @@ and solvers ask for one value after the other.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,7 +53,10 @@ class Balancing:
         n_runs, size = len(self._runs), len(self._runs)
         if self._balancer.needs != "losses":
             size = max(1, MAX_BYTES // max(1, self._bytes * batch.tasks.shape[1]))
-        return [slice(at, min(at + size, n_runs)) for at in range(0, n_runs, size)]
+        # never one run beside others, whose last bits could differ
+        n_parts = max(1, min(math.ceil(n_runs / size), n_runs // 2))
+        ends = [n_runs * k // n_parts for k in range(n_parts + 1)]
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
     def changes(
         self,

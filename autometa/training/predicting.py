@@ -12,8 +12,8 @@ from autometa.learners import Learner
 from autometa.sharing import Params
 from autometa.training.data import into_slots
 
-#: largest number of activations [run × task × row] in one pass
-_CELLS = 400_000
+#: largest number of activations [run × task × row × number] in one pass
+_NUMBERS = 50_000_000
 
 
 def predict(
@@ -47,7 +47,7 @@ def predict(
     with torch.no_grad():
         if task is None:
             tasks = torch.arange(n_tasks, device=device)
-            size = max(1, _CELLS // (n_runs * n_tasks))
+            size = max(1, _NUMBERS // (n_runs * n_tasks * learner.row_size))
             parts = [
                 stacked(params, buffers, rows.to(device), tasks).float().cpu()
                 for rows in x.split(size)
@@ -55,7 +55,8 @@ def predict(
             return torch.cat(parts, dim=2).numpy()
         out = torch.empty(n_runs, len(x), width, dtype=torch.float32)
         slots = into_slots(task)
-        size = max(1, _CELLS // (n_runs * slots.rows.shape[1] * learner.towers_per_row))
+        a_slot = slots.rows.shape[1] * learner.towers_per_row * learner.row_size
+        size = max(1, _NUMBERS // (n_runs * a_slot))
         pieces = zip(
             slots.rows.split(size), slots.valid.split(size), slots.tasks.split(size), strict=True
         )

@@ -59,7 +59,9 @@ def open_trials(home: Path, suite: TaskSuite, trials: Sequence[Mapping[str, Any]
     return handle
 
 
-def make(handle: StudyHandle, suite: TaskSuite, home: Path, epochs: int = EPOCHS) -> Diagnosis:
+def make(
+    handle: StudyHandle, suite: TaskSuite, home: Path, epochs: int = EPOCHS, **options: Any
+) -> Diagnosis:
     folder = home / "checkpoints"
     suite.without_test().save(folder / "suite")
     return Diagnosis(
@@ -69,6 +71,7 @@ def make(handle: StudyHandle, suite: TaskSuite, home: Path, epochs: int = EPOCHS
         folder=folder,
         tracker=Tracker.open("off", Home.find(home), "planted"),
         notify=lambda step: None,
+        **options,
     )
 
 

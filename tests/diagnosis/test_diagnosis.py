@@ -234,6 +234,34 @@ def test_without_diagnosis_the_command_says_how_to_get_one(tmp_path: Path) -> No
     assert search(tmp_path, resume=True).diagnosis is not None
 
 
+def test_an_outdated_diagnosis_says_so(tmp_path: Path) -> None:
+    search(tmp_path)
+    search(tmp_path, resume=True, n_trials=8, diagnose=False)
+    shown = CliRunner().invoke(app, ["diagnose", "s", "--home", str(tmp_path)])
+    assert "Of the first 6 trials; 8 have ended by now." in shown.stdout
+
+
+def test_after_the_time_out_nothing_is_diagnosed_and_the_judgement_comes(tmp_path: Path) -> None:
+    suite = small_suite()
+    with open_trials(tmp_path, suite, QUICK) as handle:
+        late = make(handle, suite, tmp_path, 2, is_late=lambda: True)
+        source = ScriptSource(late.script)
+        assert InlineExecutor().run(source)
+        assert source.returned is not None
+        assert source.returned["reason"] == "The time-out had passed."
+        assert stored(handle.study.user_attrs, handle.trials()) is None
+    assert diagnose(tmp_path, suite, QUICK, epochs=2)["reason"] is None
+
+
+def test_with_a_cost_advice_is_given_and_not_tried(tmp_path: Path) -> None:
+    found = search(tmp_path, cost="parameters")
+    assert found.diagnosis is not None
+    assert "no advice is tried" in found.diagnosis["note"]
+    assert found.diagnosis["reused_seconds"] == 0.0
+    assert not found.trials["advised"].any()
+    assert len(found.trials) == 6
+
+
 def test_a_failed_advice_is_a_failed_trial_and_the_verdict_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,7 +246,7 @@ def test_prediction_takes_fewer_rows_at_once_where_each_needs_every_tower(kind, 
         return original(p, buffers, rows, tasks)
 
     monkeypatch.setattr(learner, "predict", spy)
-    monkeypatch.setattr(predicting, "_CELLS", 12)
+    monkeypatch.setattr(predicting, "_NUMBERS", 12 * learner.row_size)
     found = predict(learner, params, {}, x, task, torch.device("cpu"))
     assert max(seen) == slots
     assert found == pytest.approx(whole, abs=1e-5)

@@ -248,7 +248,7 @@ def test_prediction_does_not_depend_on_the_size_of_its_blocks(monkeypatch):
         params = Layout(learner.init(torch.Generator())[0]).unpack(state.values)
         rows = suite.rows("train")
         whole = predict(learner, params, {}, rows.x, rows.task, CPU)
-        monkeypatch.setattr("autometa.training.predicting._CELLS", 50)
+        monkeypatch.setattr("autometa.training.predicting._NUMBERS", 50 * learner.row_size)
         parts = predict(learner, params, {}, rows.x, rows.task, CPU)
         monkeypatch.undo()
         np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)

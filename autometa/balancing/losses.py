@@ -7,7 +7,7 @@ labels neither pulls on the network nor on its own weight.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -84,23 +84,24 @@ class Random(Balancer):
         return (masked_softmax(drawn, present) * losses).sum()
 
 
-class UncertaintyConfig(Config):
-    """Learned homoscedastic uncertainty (Kendall et al. 2018)."""
+class LearnedScalarizer(Balancer):
+    """A TorchJD scalarizer with one trained number a task, 0 at the start.
 
-    kind: Literal["uncertainty"] = "uncertainty"
+    It is applied task by task and averaged over the tasks that are present, so that a task without
+    labels does not move its own number.
+    """
 
+    #: the number's name in our parameters and in TorchJD's module
+    leaf: ClassVar[str]
+    scalarizer: ClassVar[type[UW] | type[IMTLL]]
+    name: ClassVar[str]
 
-class Uncertainty(Balancer):
-    """L = mean_t ½ exp(−s_t) L_t + ½ s_t with learned log-variances s_t, 0 at the start."""
-
-    Config = UncertaintyConfig
-
-    def __init__(self, config: UncertaintyConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._scalarizer = UW(())
+        self._scalarizer = self.scalarizer(())
 
     def init(self, n_tasks: int) -> Params:
-        return {"log_variance": torch.zeros(n_tasks)}
+        return {self.leaf: torch.zeros(n_tasks)}
 
     def combine(
         self,
@@ -110,11 +111,24 @@ class Uncertainty(Balancer):
         tasks: Tensor,
         step: Step | None = None,
     ) -> Tensor:
-        def weigh(log_variance: Tensor, loss: Tensor) -> Tensor:
-            out: Tensor = functional_call(self._scalarizer, {"log_var": log_variance}, (loss,))
+        def weigh(number: Tensor, loss: Tensor) -> Tensor:
+            out: Tensor = functional_call(self._scalarizer, {self.name: number}, (loss,))
             return out
 
-        return masked_mean(vmap(weigh)(params["log_variance"][tasks], losses), present)
+        return masked_mean(vmap(weigh)(params[self.leaf][tasks], losses), present)
+
+
+class UncertaintyConfig(Config):
+    """Learned homoscedastic uncertainty (Kendall et al. 2018)."""
+
+    kind: Literal["uncertainty"] = "uncertainty"
+
+
+class Uncertainty(LearnedScalarizer):
+    """L = mean_t ½ exp(−s_t) L_t + ½ s_t with learned log-variances s_t."""
+
+    Config = UncertaintyConfig
+    scalarizer, leaf, name = UW, "log_variance", "log_var"
 
 
 class IMTLLConfig(Config):
@@ -123,34 +137,14 @@ class IMTLLConfig(Config):
     kind: Literal["imtl_l"] = "imtl_l"
 
 
-class ImtlL(Balancer):
-    """L = mean_t exp(s_t) L_t − s_t with learned s_t, 0 at the start.
+class ImtlL(LearnedScalarizer):
+    """L = mean_t exp(s_t) L_t − s_t with learned s_t.
 
     Liu et al. 2021, "Towards Impartial Multi-task Learning".
     """
 
     Config = IMTLLConfig
-
-    def __init__(self, config: IMTLLConfig) -> None:
-        super().__init__(config)
-        self._scalarizer = IMTLL(())
-
-    def init(self, n_tasks: int) -> Params:
-        return {"log_scale": torch.zeros(n_tasks)}
-
-    def combine(
-        self,
-        params: Params,
-        losses: Tensor,
-        present: Tensor,
-        tasks: Tensor,
-        step: Step | None = None,
-    ) -> Tensor:
-        def weigh(log_scale: Tensor, loss: Tensor) -> Tensor:
-            out: Tensor = functional_call(self._scalarizer, {"log_scale": log_scale}, (loss,))
-            return out
-
-        return masked_mean(vmap(weigh)(params["log_scale"][tasks], losses), present)
+    scalarizer, leaf, name = IMTLL, "log_scale", "log_scale"
 
 
 class GeometricMeanConfig(Config):

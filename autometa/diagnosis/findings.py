@@ -214,11 +214,10 @@ def _harm(m: Measurements, harmful: tuple[int, ...]) -> dict[str, Any]:
 def _overfitting(m: Measurements) -> list[Finding]:
     found = []
     for role in ("sharing", "independent"):
-        if role in m.networks and overfits(m.networks[role]):
-            one = m.networks[role]
+        one = m.networks.get(role)
+        if one is not None and one.decline is not None and overfits(one):
             what = "The sharing network" if role == "sharing" else "Independent networks"
             verb = "overfits" if role == "sharing" else "overfit"
-            assert one.decline is not None  # noqa: S101 - `overfits` has looked
             found.append(
                 Finding(
                     f"overfitting-{role}",

@@ -110,7 +110,7 @@ parameters:
     bound = Space.from_yaml(text).bind(make_problem())
     assert [d for d in bound.dropped if "cagrad" in d and "autometa-hpo[balancing]" in d]
     kinds = bound.distributions("sharing")["balancing.kind"]
-    assert kinds.choices == ("equal", "pcgrad")  # type: ignore[attr-defined]
+    assert kinds.choices == ("equal", "pcgrad")  # type: ignore[attr-defined]  # a Categorical
     open_to_all = text.replace(", when: {sharing.kind: hard}", "").replace(", cagrad", "")
     with pytest.raises(SpaceError, match="not together: restrict one with `when`"):
         Space.from_yaml(open_to_all).bind(make_problem())

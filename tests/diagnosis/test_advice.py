@@ -30,7 +30,7 @@ def advice(m: Measurements) -> tuple[Advice, ...]:
 
 
 def test_capacity_widens() -> None:
-    (one,) = advice(measurements(**SMALL))  # type: ignore[arg-type]
+    (one,) = advice(measurements(**SMALL))  # type: ignore[arg-type]  # keywords of mixed types
     assert one.changes == {"backbone.width": 200}
     assert "Widen the shared network to 200" in one.text
 

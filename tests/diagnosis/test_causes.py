@@ -36,7 +36,7 @@ ADVERSARY = {
 
 
 def test_capacity_needs_every_one_of_its_signs() -> None:
-    found = find(measurements(**SMALL))  # type: ignore[arg-type]
+    found = find(measurements(**SMALL))  # type: ignore[arg-type]  # keywords of mixed types
     assert found.cause == "capacity"
     text = next(f.text for f in found.all if f.kind == "cause")
     assert text.startswith("Capacity, not conflict")
@@ -48,13 +48,13 @@ def test_capacity_needs_every_one_of_its_signs() -> None:
         "there is no such control": {"wide": None},
     }
     for why, numbers in otherwise.items():
-        changed = measurements(**{**SMALL, **numbers})  # type: ignore[arg-type]
+        changed = measurements(**{**SMALL, **numbers})  # type: ignore[arg-type]  # keywords of mixed types
         assert not lacks_capacity(changed), why
         assert find(changed).cause != "capacity", why
 
 
 def test_capacity_is_not_called_conflict_whatever_leaving_tasks_change() -> None:
-    found = find(measurements(**SMALL, harm=ADVERSARY))  # type: ignore[arg-type]
+    found = find(measurements(**SMALL, harm=ADVERSARY))  # type: ignore[arg-type]  # keywords of mixed types
     assert found.cause == "capacity"
     assert found.groups == ()
 

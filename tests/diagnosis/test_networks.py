@@ -72,7 +72,7 @@ def test_the_trunk_shares_every_block_and_no_head(values: dict[str, Any]) -> Non
     roles = build(trunk, PROBLEM).roles()
     assert {role for name, role in roles.items() if name.startswith("blocks.")} == {"shared"}
     assert {role for name, role in roles.items() if name.startswith("head.")} == {"task"}
-    assert trunk.backbone.width == 64  # type: ignore[attr-defined]
+    assert trunk.backbone.width == 64  # type: ignore[attr-defined]  # an MLPConfig
 
 
 def test_no_width_that_comes_close_is_no_control() -> None:

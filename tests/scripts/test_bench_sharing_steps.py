@@ -64,7 +64,7 @@ def test_what_happens_every_few_steps_counts(monkeypatch: pytest.MonkeyPatch) ->
     configs = {
         kind: TrialConfig.from_flat({"sharing.kind": kind}) for kind in ("hard", "deep_relation")
     }
-    times = {k: script.step_seconds(None, c, 1, 1, "wall") for k, c in configs.items()}  # type: ignore[arg-type]
+    times = {k: script.step_seconds(None, c, 1, 1, "wall") for k, c in configs.items()}  # type: ignore[arg-type]  # a stand-in
     assert times == {"hard": 1.0, "deep_relation": 2.5}
 
 
@@ -79,7 +79,7 @@ def test_processor_time_is_that_of_the_steps_alone(monkeypatch: pytest.MonkeyPat
             return 0.0
 
     config = TrialConfig.from_flat({})
-    assert script.cpu_seconds(Fake(), config, 3, 4) == pytest.approx(6.0)  # type: ignore[arg-type]
+    assert script.cpu_seconds(Fake(), config, 3, 4) == pytest.approx(6.0)  # type: ignore[arg-type]  # a stand-in
 
 
 def test_help_and_bad_suites(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
-"""A small suite, and a small space that trains in milliseconds."""
+"""A small suite, a small space that trains in milliseconds, and finished trials."""
 
 from __future__ import annotations
 
 import numpy as np
+from optuna.trial import FrozenTrial, create_trial
 
 from autometa.tasks import TaskSuite
 
@@ -34,3 +35,14 @@ def small_suite(seed: int = 0, rows: int = 90) -> TaskSuite:
         kinds={"up": "regression", "down": "regression", "sign": "binary"},
         name="small",
     )
+
+
+def finished(number: int, value: float, excess: float | None = None, *cost: float) -> FrozenTrial:
+    """A sharing trial with this score, excess over a bound, and cost."""
+    trial = create_trial(
+        values=[value, *cost],
+        user_attrs={"arm": "sharing"},
+        system_attrs={} if excess is None else {"constraints:worst_task": excess},
+    )
+    trial.number = number
+    return trial

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import torch
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import InfrastructureError, StudyError
 from autometa.home import Home
-from autometa.networks import Problem
 from autometa.searching import executors
 from autometa.searching.bound import Closest, Kept, Reference, judge_bound
-from autometa.searching.costs import costs_of, parameter_count
 from autometa.searching.executors import Chain, InlineExecutor
 from autometa.searching.finalists import best_of
 from autometa.searching.loop import SearchLoop
 from autometa.searching.promotion import decide
 from autometa.searching.settings import SearchSettings, rerun_seeds
-from autometa.searching.units import UnitResult, WorkUnit, run_unit
+from autometa.searching.units import UnitResult, WorkUnit
 from autometa.space import Space
 from autometa.study import (
     open_study,
@@ -33,14 +30,10 @@ from autometa.study import (
     read_study,
     rung_values,
     trial_rows,
-    visible_trials,
 )
 from autometa.tracking import NullTracker
-from autometa.training import population
-from autometa.training.population import RunResult, Trainer
-from autometa.training.state import Run
-from autometa.trial import TrialConfig
-from tests.searching.support import SPACE, small_suite
+from autometa.training.population import RunResult
+from tests.searching.support import SPACE, finished, small_suite
 
 Trials = list[FrozenTrial]
 REFERENCE = Reference(0, 0.5, 3, {"up": 0.6, "sign": 0.4}, {"down": "2 evaluation rows"})
@@ -271,16 +264,6 @@ def test_a_task_without_a_score_is_the_worst() -> None:
     assert closest.below > 2.0  # more than any score that can be
 
 
-def finished(number: int, value: float, excess: float | None = None, *cost: float) -> FrozenTrial:
-    trial = create_trial(
-        values=[value, *cost],
-        user_attrs={"arm": "sharing"},
-        system_attrs={} if excess is None else {"constraints:worst_task": excess},
-    )
-    trial.number = number
-    return trial
-
-
 def test_finalists_where_no_trial_keeps_to_the_bound() -> None:
     trials = [finished(n, n / 10, 0.3 - 0.05 * n) for n in range(5)]
     assert [t.number for t in best_of(trials, "sharing")] == [4, 3, 2]
@@ -357,88 +340,6 @@ def test_samplers_take_both(
     assert front
     if delta is not None:
         assert all(arm(t) == "independent" or t.params["sharing.split_at"] == 1 for t in front)
-
-
-def test_front_is_what_nothing_beats() -> None:
-    rng = np.random.default_rng(0)
-    points = [(float(a), float(b)) for a, b in rng.integers(0, 12, (60, 2))]
-    trials = [finished(n, a, None, b) for n, (a, b) in enumerate(points)]
-    trials.append(finished(60, 99.0, 0.1, -1.0))  # breaks its bound
-    beaten = {
-        n
-        for n, (a, b) in enumerate(points)
-        for c, d in points
-        if c >= a and d <= b and (c, d) != (a, b)
-    }
-    front = pareto_front(trials)
-    assert {t.number for t in front} == set(range(60)) - beaten
-    assert [t.values[1] for t in front] == sorted(t.values[1] for t in front)
-    equal = finished(61, *front[0].values[:1], None, *front[0].values[1:])
-    assert {t.number for t in pareto_front([*trials, equal])} == {t.number for t in front} | {61}
-
-
-def test_samplers_are_shown_whole_fronts_first() -> None:
-    trials = [finished(n, float(n), None, float(n)) for n in range(6)]  # one front
-    trials += [finished(n, n - 100.0, None, n + 100.0) for n in range(6, 40)]
-    trials += [finished(40, 200.0, 0.5, 0.0)]  # best of all, but breaks a bound
-    shown = [t.number for t in visible_trials(trials, "sharing", 12)]
-    assert shown == [*range(6), *range(35, 41)]
-
-
-def test_parameters_counted_by_hand() -> None:
-    problem = Problem(
-        layout="aligned",
-        feature_shape=(4,),
-        kinds=("regression", "regression", "binary"),
-        n_outputs=(1, 1, 1),
-    )
-    first, block, head = 4 * 8 + 8, 8 * 8 + 8, 8 + 1
-    plain = {"backbone.width": 8, "backbone.depth": 2, "backbone.norm": "none"}
-
-    def count(**values: Any) -> int:
-        return parameter_count(TrialConfig.from_flat({**plain, **values}), problem)
-
-    assert count(**{"sharing.split_at": 2}) == first + block + 3 * head
-    assert count(**{"sharing.split_at": 1}) == first + 3 * block + 3 * head
-    assert count(**{"sharing.kind": "independent"}) == 3 * (first + block + head)
-    # weights of the losses are trained, but are no part of the network
-    assert count(**{"sharing.split_at": 2, "balancing.kind": "uncertainty"}) == (
-        first + block + 3 * head
-    )
-
-
-def test_units_say_the_cost_of_what_is_trained_to_the_end(tmp_path: Path) -> None:
-    suite = small_suite()
-    suite.without_test().save(tmp_path / "suite")
-    configs = tuple(
-        TrialConfig.from_flat({"backbone.width": 4, "optimizer.lr": lr}).flat() for lr in (1e-3, 1)
-    )
-    unit = WorkUnit(
-        ("0", "1"), configs, (0, 1), 0, 1, 2, str(tmp_path / "suite"), suite.fingerprint,
-        str(tmp_path), cost="parameters",
-    )  # fmt: skip
-    assert [r.cost for r in run_unit(unit).results] == [None, None]
-    full = WorkUnit.from_json({**unit.to_json(), "from_epoch": 0, "to_epoch": 2})
-    result = UnitResult.from_json(run_unit(full).to_json())
-    expected = parameter_count(TrialConfig.from_flat(configs[0]), Problem.of(suite))
-    assert [r.cost for r in result.results] == [expected, expected]
-
-
-@pytest.mark.parametrize("rows", [60, 9000])
-def test_inference_time_is_of_a_thousand_rows(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(small_suite(rows=rows).without_test(), 1, torch.device("cpu"))
-    runs = [Run(TrialConfig.from_flat({"backbone.width": 4}), seed) for seed in (0, 1)]
-    state, seen = trainer.start(runs), []
-    predict = population._Stack.predict
-
-    def spy(self: Any, some: Any) -> Any:
-        seen.append((len(self.runs), len(some.x)))
-        return predict(self, some)
-
-    monkeypatch.setattr(population._Stack, "predict", spy)
-    found = costs_of("inference-time", trainer, runs, state)
-    assert set(seen) == {(1, 1000)}
-    assert all(0 < ms < 1000 for ms in found)
 
 
 # --- resuming -------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ def check(config: TrialConfig, problem: Problem) -> None:
     backbone = _backbone(config, problem)
     sharing: Any = config.sharing
     mechanism = SHARING[sharing.kind]
+    _check_adaptation(config, problem, len(backbone.blocks))
     mechanism.check(sharing, problem, len(backbone.blocks))
     mechanism.check_backbone(sharing, backbone)
     if mechanism.mixes_tasks and config.conditioning.kind != "none":
@@ -150,7 +151,8 @@ def check(config: TrialConfig, problem: Problem) -> None:
                 "classes. Found `head = single_head`."
             )
         own = mechanism.tells_apart(sharing, problem, len(backbone.blocks))
-        if problem.layout == "aligned" and config.conditioning.kind == "none" and not own:
+        same_rows = problem.layout == "aligned" and problem.episode is None
+        if same_rows and config.conditioning.kind == "none" and not own:
             raise ConfigError(
                 "Parameter `head` should be `multi_head` (or `conditioning.kind` other than "
                 "`none`) where every target is predicted from the same row: with one head and "
@@ -173,6 +175,20 @@ def build(config: TrialConfig, problem: Problem) -> Learner:
     return LEARNERS[adaptation](  # type: ignore[call-arg]
         config.adaptation, problem, network, config.conditioning, balancer
     )
+
+
+def _check_adaptation(config: TrialConfig, problem: Problem, n_blocks: int) -> None:
+    """New tasks need a learner that adapts, and parameters that they share with the old ones."""
+    adaptation: Any = config.adaptation
+    learner = LEARNERS[adaptation.kind]
+    if learner.episodic != (problem.episode is not None):
+        allowed = [kind for kind, other in LEARNERS.items() if other.episodic != learner.episodic]
+        where = "in episodes" if problem.episode else "without episodes, where no task is new"
+        raise ConfigError(
+            f"Parameter `adaptation.kind` should be {' or '.join(f'`{k}`' for k in allowed)} "
+            f"{where}. Found `adaptation.kind = {adaptation.kind}`."
+        )
+    learner.check(config, problem, n_blocks)
 
 
 def _check_balancing(config: TrialConfig, problem: Problem) -> None:
@@ -208,8 +224,16 @@ def _shares(
 def _network(config: TrialConfig, problem: Problem) -> Sharing:
     conditioning = config.conditioning
     z_dim = conditioning.dim if conditioning.embedding == "learned" else problem.n_tasks
-    parts = Parts.assemble(problem, _backbone(config, problem), conditioning, config.head, z_dim)
-    return SHARING[_kinds(config)[0]](config.sharing, parts)
+    sharing, _, adaptation = _kinds(config)
+    parts = Parts.assemble(
+        problem,
+        _backbone(config, problem),
+        conditioning,
+        config.head,
+        z_dim,
+        LEARNERS[adaptation].head_outputs(problem),
+    )
+    return SHARING[sharing](config.sharing, parts)
 
 
 def _backbone(config: TrialConfig, problem: Problem) -> Any:

@@ -179,7 +179,7 @@ class Quadratic(Learner):
             (f"balancing.{n}" for n in self.balancer.init(2)), "task"
         )
 
-    def adapt(self, params: Params, support: Any) -> Params:
+    def adapt(self, params: Params, buffers: Params, support: Batch, step: Step) -> Params:
         return params
 
     def loss(

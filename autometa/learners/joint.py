@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class Joint(Learner):
             roles[f"balancing.{name}"] = "task"
         return roles
 
-    def adapt(self, params: Params, support: Any) -> Params:
+    def adapt(self, params: Params, buffers: Params, support: Batch, step: Step) -> Params:
         return params
 
     def loss(

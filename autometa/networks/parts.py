@@ -77,9 +77,11 @@ class Parts:
         conditioning: ConditioningConfig,
         head: Literal["multi_head", "single_head"],
         z_dim: int,
+        n_outputs: int | None = None,
     ) -> Parts:
+        """The parts; heads have `problem.width` outputs if not given."""
         blocks = backbone.blocks
-        out = Head(backbone.out_features, problem.width)
+        out = Head(backbone.out_features, n_outputs or problem.width)
         fan_ins = [block.fan_in for block in blocks] + [backbone.out_features]
         channels = [block.channels for block in blocks] + [out.channels]
         conditioners = {

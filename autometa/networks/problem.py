@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from autometa.config import Config
+from autometa.tasks.episodes import EpisodeShape
 
 if TYPE_CHECKING:
     from autometa.tasks import TaskSuite
@@ -22,12 +23,18 @@ class Problem(Config):
 
     `n_outputs[t]` is 1 for regression and binary tasks (a standardised value; a logit) and the
     number of classes for multiclass tasks.
+
+    With `episode` the problem is one task that stands for all: what every episode looks like.
+    `base_classes` is then the number of classes in the training tasks together, where an episode
+    has classes.
     """
 
     layout: Literal["aligned", "grouped"]
     feature_shape: tuple[int, ...]
     kinds: tuple[Kind, ...]
     n_outputs: tuple[int, ...]
+    episode: EpisodeShape | None = None
+    base_classes: int = 0
 
     @classmethod
     def of(cls, suite: TaskSuite) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.func import vmap
@@ -72,33 +73,68 @@ class Hard(Sharing):
         z: Tensor | None,
         step: Step,
     ) -> tuple[Tensor, Params]:
-        backbone, n_tasks = self.parts.backbone, len(tasks)
-        every_task = self.parts.problem.layout == "aligned"  # then `tasks` are all, in order
-        task_rows = not every_task
-        h = vmap(backbone.enter)(x) if task_rows else backbone.enter(x)
-        for number in range(self.parts.n_blocks + 1):
-            is_head = number == self.parts.n_blocks
-            layer: Any = self.parts.head if is_head else backbone.blocks[number]
-            name = "head" if is_head else f"blocks.{number}"
-            task_params = self._is_per_task(number)
-            own = subset(params, name)
-            if task_params and not every_task:
-                own = {leaf: value[tasks] for leaf, value in own.items()}
-            if is_head:
-                h = vmap(backbone.leave)(h) if task_rows else backbone.leave(h)
-            h, task_rows = per_task_apply(
-                layer.forward,
-                own,
-                h,
-                self._modulation(params, number, tasks, z, task_params, every_task),
-                task_params=task_params,
-                task_rows=task_rows,
-            )
-            if not is_head:
-                h = dropout(h, step, number)
+        h, task_rows = self._blocks(params, x, tasks, z, step)
+        h, task_rows = self._layer(params, h, task_rows, tasks, z, self.parts.n_blocks)
         if not task_rows:  # one head, no conditioning: every task has the same output
-            h = h.expand(n_tasks, *h.shape)
+            h = h.expand(len(tasks), *h.shape)
         return h, buffers
+
+    def features(
+        self, params: Params, x: Tensor, *, tasks: Tensor, z: Tensor | None, step: Step
+    ) -> Float[Tensor, "task row feature"]:
+        """What the head is given; arguments as in `forward`."""
+        h, task_rows = self._blocks(params, x, tasks, z, step)
+        leave = self.parts.backbone.leave
+        if task_rows:
+            return vmap(leave)(h)
+        h = leave(h)
+        return h.expand(len(tasks), *h.shape)
+
+    def _blocks(
+        self,
+        params: Params,
+        x: Tensor,
+        tasks: Tensor,
+        z: Tensor | None,
+        step: Step,
+    ) -> tuple[Tensor, bool]:
+        """What the blocks make of the input rows, and whether it differs between tasks."""
+        task_rows = self.parts.problem.layout == "grouped"
+        enter = self.parts.backbone.enter
+        h = vmap(enter)(x) if task_rows else enter(x)
+        for number in range(self.parts.n_blocks):
+            h, task_rows = self._layer(params, h, task_rows, tasks, z, number)
+            h = dropout(h, step, number)
+        return h, task_rows
+
+    def _layer(
+        self,
+        params: Params,
+        h: Tensor,
+        task_rows: bool,
+        tasks: Tensor,
+        z: Tensor | None,
+        number: int,
+    ) -> tuple[Tensor, bool]:
+        """One block, or the head."""
+        backbone = self.parts.backbone
+        every_task = self.parts.problem.layout == "aligned"  # then `tasks` are all, in order
+        is_head = number == self.parts.n_blocks
+        layer: Any = self.parts.head if is_head else backbone.blocks[number]
+        task_params = self._is_per_task(number)
+        own = subset(params, "head" if is_head else f"blocks.{number}")
+        if task_params and not every_task:
+            own = {leaf: value[tasks] for leaf, value in own.items()}
+        if is_head:
+            h = vmap(backbone.leave)(h) if task_rows else backbone.leave(h)
+        return per_task_apply(
+            layer.forward,
+            own,
+            h,
+            self._modulation(params, number, tasks, z, task_params, every_task),
+            task_params=task_params,
+            task_rows=task_rows,
+        )
 
     def roles(self) -> dict[str, Role]:
         probe = torch.Generator().manual_seed(0)

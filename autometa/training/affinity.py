@@ -214,7 +214,7 @@ class _Probe:
         others = {name: leaf for name, leaf in params.items() if name not in shared}
 
         def losses(leaves: Params, rows: Batch) -> Tensor:
-            phi = self._learner.adapt({**others, **leaves}, rows)
+            phi = self._learner.adapt({**others, **leaves}, buffers, rows, self._step)
             _, found, _ = self._learner.loss(phi, buffers, rows, self._step)
             return torch.where(rows.mask.any(1), found, math.nan)
 

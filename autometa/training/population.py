@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from autometa.learners import Batch, Learner
+from autometa.learners import Batch, Episode, Learner
 from autometa.metrics import TaskSpec, evaluate, fit_specs
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
@@ -322,17 +322,23 @@ class _Stack:
         self,
         leaves: Params,
         buffers: Params,
-        batch: Batch,
+        batch: Batch | Episode,
         keys: Tensor,
         rates: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Params]:
         """Objectives [run], losses of tasks [run, task], buffers after the pass."""
 
         def one(
-            params: Params, buffers: Params, rows: Batch, key: Tensor, rates: dict[str, Tensor]
+            params: Params,
+            buffers: Params,
+            rows: Batch | Episode,
+            key: Tensor,
+            rates: dict[str, Tensor],
         ) -> tuple[Tensor, Tensor, Params]:
-            phi = self._learner.adapt(params, rows)
-            return self._learner.loss(phi, buffers, rows, Step(True, key, rates))
+            step = Step(True, key, rates)
+            support, query = rows if isinstance(rows, Episode) else (rows, rows)
+            phi = self._learner.adapt(params, buffers, support, step)
+            return self._learner.loss(phi, buffers, query, step)
 
         on_cuda = self._device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):

@@ -91,5 +91,6 @@ def test_half_precision_is_widened_only():
 
 def test_adapting_joint_is_the_identity():
     learner = make_learner(make_problem())
-    params, _ = draw(learner)
-    assert learner.adapt(params, None) is params
+    params, buffers = draw(learner)
+    batch = make_batch(learner.problem)
+    assert learner.adapt(params, buffers, batch, Step()) is params

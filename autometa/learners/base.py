@@ -54,6 +54,8 @@ class Learner(ABC):
     problem: Problem
     #: takes episodes, and nothing else
     episodic: ClassVar[bool] = False
+    #: predicts episodes of another number of classes than it was trained on
+    any_ways: ClassVar[bool] = False
     #: `moments` says how sure a prediction is
     has_variance: ClassVar[bool] = False
     #: towers that a row of a grouped suite passes through (all, where towers mix)

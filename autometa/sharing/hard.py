@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -130,7 +129,6 @@ class Hard(Sharing):
         """The leaves of `tasks`, in their order."""
         if self.parts.problem.layout == "aligned":  # then they are all, in order
             return params
-        # by name: to ask for the roles draws leaves, which vmap does not allow
         own = tuple(f"{name}." for name, _, per_task in self._layers() if per_task)
         return {n: leaf[tasks] if n.startswith(own) else leaf for n, leaf in params.items()}
 
@@ -174,10 +172,6 @@ class Hard(Sharing):
         )
 
     def roles(self) -> dict[str, Role]:
-        return dict(self._roles)
-
-    @cached_property
-    def _roles(self) -> dict[str, Role]:
         probe = torch.Generator().manual_seed(0)
         return {
             f"{name}.{leaf}": "task" if per_task else "shared"

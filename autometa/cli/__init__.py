@@ -1,4 +1,4 @@
-"""The command line: `autometa search`, `train`, `adapt`, `predict` and commands that look at results.
+"""The command line: `autometa search`, `train`, `adapt`, `predict`, and commands that look.
 
 Importing this module loads neither torch nor Ray nor MLflow, so that `--help` and mistakes in
 the options answer at once; each command imports what it needs when it runs.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autometa.errors import UserError
+from autometa.errors import DataError, UserError
 from autometa.learners import LEARNERS, Batch, Learner
 from autometa.model.outputs import episode_tasks, labels_of
 from autometa.networks import Problem, Step
@@ -26,12 +26,12 @@ _NUMBERS = 50_000_000
 _FIELDS = {"steps": "test_steps", "rate": "inner_lr"}
 
 
-def check_is_meta(problem: Problem, adaptation: Any) -> None:
+def check_is_meta(problem: Problem, kind: str) -> None:
     """Raise UserError where a model cannot take a new task."""
     if problem.episode is None:
         raise UserError(
             f"The model cannot take a new task: it learned its own ones together "
-            f"(`adaptation.kind = {adaptation.kind}`). Search with `--episodic` for one that can."
+            f"(`adaptation.kind = {kind}`). Search with `--episodic` for one that can."
         )
 
 
@@ -71,10 +71,20 @@ def tuned(config: TrialConfig, steps: int | None, rate: float | None) -> TrialCo
     return config.model_copy(update={"adaptation": section.model_copy(update=update)})
 
 
-def wanted_classes(learner: Learner) -> int | None:
-    """The number of classes that support rows must have; None for any."""
-    episode = learner.problem.episode
-    return None if episode is None or learner.any_ways else episode.ways
+def check_ways(learner: Learner, kind: str, task: Task) -> None:
+    """Raise DataError where a learner cannot take this many classes.
+
+    Args:
+        kind: of the learner.
+    """
+    episode, found = learner.problem.episode, n_classes(task)
+    if episode is None or found is None or found == episode.ways or learner.any_ways:
+        return
+    able = [f"`{name}`" for name, one in LEARNERS.items() if one.any_ways]
+    raise DataError(
+        f"Target `{task.name}` should have {episode.ways} classes, as in training, with "
+        f"`adaptation.kind = {kind}` (other numbers work with {', '.join(able)}). Found {found}."
+    )
 
 
 def adapt(learner: Learner, params: Params, buffers: Params, support: Support) -> Params:
@@ -132,9 +142,7 @@ def moments_of_episode(
     return mean, variance
 
 
-def check_interval(
-    learner: type[Learner], kind: str, task: Task | None, interval: float, proba: bool
-) -> None:
+def check_interval(kind: str, task: Task, interval: float, proba: bool) -> None:
     """Raise UserError where a prediction interval cannot be had."""
     if not 0 < interval < 1:
         raise UserError(
@@ -143,14 +151,14 @@ def check_interval(
         )
     if proba:
         raise UserError("Give either `proba` (of classes) or `interval` (of numbers), not both.")
-    if not learner.has_variance:
+    if not LEARNERS[kind].has_variance:
         able = [name for name, one in LEARNERS.items() if one.has_variance]
         raise UserError(
             f"Parameter `interval` is for models that say how sure they are "
             f"({', '.join(f'`adaptation.kind = {name}`' for name in able)}). "
             f"Found `adaptation.kind = {kind}`."
         )
-    if task is not None and task.kind != "regression":
+    if task.kind != "regression":
         raise UserError(
             f"Parameter `interval` is for numbers; `{task.name}` has classes, use `proba`. "
             f"Found `interval = {interval}`."

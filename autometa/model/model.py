@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autometa.balancing import EqualConfig
 from autometa.config import parse
 from autometa.errors import DataError, InfrastructureError, UserError, nearest
-from autometa.learners import LEARNERS, Learner
+from autometa.learners import Learner
 from autometa.model import adapting
 from autometa.model.outputs import Module, class_probabilities, interval_of, labels_of
 from autometa.networks import Problem
@@ -176,7 +176,7 @@ class Model:
             DataError: no rows, a column that is missing or holds something else, one class only,
                 or other classes than the learner can take.
         """
-        adapting.check_is_meta(self.problem, self.config.adaptation)
+        adapting.check_is_meta(self.problem, self._adaptation)
         if self.tasks or self.new_task is None:
             raise UserError(
                 f"The model is adapted to `{self.tasks[0].name}` already; adapt the one that it "
@@ -185,14 +185,8 @@ class Model:
         config = adapting.tuned(self.config, steps, rate)
         made = replace(self, config=config)
         learner = made._learner()
-        found = read_support(
-            self.new_task,
-            self.encoder,
-            support,
-            ways=adapting.wanted_classes(learner),
-            target=target,
-            labels=labels,
-        )
+        found = read_support(self.new_task, self.encoder, support, target=target, labels=labels)
+        adapting.check_ways(learner, self._adaptation, found.task)
         made = replace(
             made,
             tasks=(found.task,),
@@ -233,8 +227,7 @@ class Model:
         """
         adapting.check_is_adapted(self.problem, self.tasks)
         if interval is not None:
-            kind = self.config.flat()["adaptation.kind"]
-            adapting.check_interval(LEARNERS[kind], kind, self.tasks[0], interval, proba)
+            adapting.check_interval(self._adaptation, self.tasks[0], interval, proba)
         if self.encoder is None:
             x = torch.as_tensor(np.asarray(table), dtype=torch.float32)
         else:
@@ -254,6 +247,11 @@ class Model:
         adapting.check_is_adapted(self.problem, self.tasks)
         classes = adapting.n_classes(self.tasks[0]) if self.problem.episode else None
         return Module(self._learner(), self.params, self.buffers, classes)
+
+    @property
+    def _adaptation(self) -> str:
+        section: Any = self.config.adaptation
+        return str(section.kind)
 
     def _learner(self) -> Learner:
         # predictions need no balancer, nor the packages that it may need

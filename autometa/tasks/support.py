@@ -74,7 +74,6 @@ def read_support(
     encoder: Encoder | None,
     support: pd.DataFrame | np.ndarray | Tensor,
     *,
-    ways: int | None = None,
     target: str | None = None,
     labels: Sequence[Any] | np.ndarray | pd.Series | Tensor | None = None,
 ) -> Support:
@@ -82,7 +81,6 @@ def read_support(
 
     Args:
         support: a table with the features and the target, or arrays or images with `labels`.
-        ways: the number of classes that there have to be; any from two if None.
         target: the target column; that of training, or the only column that is no feature, if not
             given. With `labels` the name of what is predicted.
 
@@ -107,7 +105,7 @@ def read_support(
         column = _given(labels, len(support))
     if column.isna().all():
         raise DataError(f"Target `{name}` has no value; at least one row needs a label.")
-    task, values = _task(new, read_labels(column, name), name, ways)
+    task, values = _task(new, read_labels(column, name), name)
     known = ~np.isnan(values)
     rows = support[known] if isinstance(support, pd.DataFrame) else np.asarray(support)[known]
     if encoder is None:
@@ -176,9 +174,7 @@ def _given(labels: Any, rows: int) -> pd.Series:
     return column.reset_index(drop=True)
 
 
-def _task(
-    new: NewTask, labels: Labels, name: str, ways: int | None
-) -> tuple[Task, Float[np.ndarray, " row"]]:
+def _task(new: NewTask, labels: Labels, name: str) -> tuple[Task, Float[np.ndarray, " row"]]:
     """How the new task's predictions become labels, and its values or class indices."""
     task = Task(name, new.kind, new.metric, new.classes, new.mean, new.std)
     if new.kind == "regression":
@@ -205,14 +201,8 @@ def _task(
         codes, known = labels.codes, ~np.isnan(labels.codes)
         codes[known] = place[codes[known].astype(np.int64)]
         return task, codes
-    wanted = 2 if new.kind == "binary" else ways
-    if wanted is not None and n_classes != wanted:
-        raise DataError(
-            f"Target `{name}` should have {wanted} classes, as in the training of this model. "
-            f"Found {n_classes}; only prototypes (`adaptation.kind = metric`) take another number."
-            if new.kind == "multiclass"
-            else f"Target `{name}` should have two classes. Found {n_classes}."
-        )
+    if new.kind == "binary" and n_classes > 2:
+        raise DataError(f"Target `{name}` should have two classes. Found {n_classes}.")
     return replace(task, classes=tuple(labels.distinct)), labels.codes
 
 

@@ -60,10 +60,10 @@ def test_equal_values_are_no_error(encoder, rows):
 
 def test_classes_are_numbered_from_the_labels(encoder):
     rows = table("species")
-    found = read_support(SPECIES, encoder, rows, ways=3)
+    found = read_support(SPECIES, encoder, rows)
     assert found.task.restore(found.y.numpy()).tolist() == rows["species"].tolist()
     assert found.task.classes == ("ash", "birch", "cedar")
-    whole = read_support(SPECIES, encoder, rows.assign(species=[4.0, 5.0] * 6), ways=None)
+    whole = read_support(SPECIES, encoder, rows.assign(species=[4.0, 5.0] * 6))
     assert whole.task.classes == (4, 5)
 
 
@@ -81,7 +81,7 @@ def test_two_classes_keep_their_order_in_training(encoder):
 
 def test_labels_beside_arrays_and_tables(encoder):
     rows = table("size", "species").dropna()
-    by_column = read_support(SPECIES, encoder, rows, ways=3)
+    by_column = read_support(SPECIES, encoder, rows)
     for labels in (rows["species"], rows["species"].tolist(), rows["species"].to_numpy()):
         beside = read_support(SPECIES, encoder, rows.drop(columns="species"), labels=labels)
         assert beside.task == by_column.task
@@ -102,7 +102,7 @@ def test_the_task_column_names_the_task(encoder):
         SITES, encoder, rows.assign(site=["north", "south"] * 6),
     )  # fmt: skip
     mixed = table("species").assign(site=["north", "south"] * 6)
-    assert read_support(SPECIES, encoder, mixed, ways=3).group is None
+    assert read_support(SPECIES, encoder, mixed).group is None
 
 
 def test_targets_that_are_not_there(encoder):
@@ -136,7 +136,6 @@ def test_labels_that_do_not_fit(encoder):
     refused("at least two classes .*\\(`no`\\)", SOLD, encoder, rows.assign(sold="no"))
     refused("should hold `no` or `yes`, as in training. Found `perhaps`.", SOLD, encoder,
             rows.assign(sold=["no", "perhaps"] * 6))  # fmt: skip
-    refused("should have 5 classes, .* Found 3; only prototypes", SPECIES, encoder, rows, ways=5)
     refused("should have two classes. Found 3.", NewTask("binary", "auc"), encoder, rows,
             target="species")  # fmt: skip
     refused("Arrays need `labels`", SITES, encoder, np.ones((4, 3)))
@@ -149,7 +148,7 @@ def test_labels_that_do_not_fit(encoder):
 def test_images():
     encoder = ImageEncoder(IMAGE, 0.5, 2.0)
     x, y = np.random.default_rng(0).random((6, *IMAGE)), ["b", "a", None] * 2
-    found = read_support(SPECIES, encoder, x, ways=2, labels=y)
+    found = read_support(SPECIES, encoder, x, labels=y)
     assert isinstance(found, Support)
     torch.testing.assert_close(found.x, encoder.encode(x[[0, 1, 3, 4]]))
     assert found.y.tolist() == [1, 0, 1, 0]

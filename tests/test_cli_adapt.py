@@ -118,7 +118,7 @@ def test_images(models: Path, tmp_path: Path, inputs: str, labels: str, words: l
     [
         (lambda t: t.drop(columns="b"), [], "lacks column `b`"),
         (lambda t: t, ["--target", "sise"], "`sise`, which should hold the labels"),
-        (lambda t: t.rename(columns={"size": "weight"}), [], "Name `target`: it has weight."),
+        (lambda t: t.rename(columns={"size": "weight"}), [], "`--target`): it has weight."),
         (lambda t: t.iloc[:0], [], "has no rows"),
         (lambda t: t.assign(size=None), [], "`size` has no value"),
         (lambda t: t.assign(size="big"), [], "`size` should hold numbers. Found text."),

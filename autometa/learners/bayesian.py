@@ -52,6 +52,7 @@ class Bayesian(Learner):
     Config = BayesianConfig
     episodic = True
     has_variance = True
+    any_ways = True
 
     def __init__(
         self,

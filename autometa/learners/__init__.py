@@ -1,8 +1,25 @@
 """How task parameters are obtained: one file a learner, behind adapt / loss / predict."""
 
+from autometa.learners.amortized import Amortized
 from autometa.learners.base import Batch, Episode, Learner
+from autometa.learners.bayesian import Bayesian
 from autometa.learners.joint import Joint
+from autometa.learners.metric import Metric
 
-LEARNERS: dict[str, type[Learner]] = {"joint": Joint}
+LEARNERS: dict[str, type[Learner]] = {
+    "joint": Joint,
+    "metric": Metric,
+    "amortized": Amortized,
+    "bayesian": Bayesian,
+}
 
-__all__ = ["LEARNERS", "Batch", "Episode", "Joint", "Learner"]
+__all__ = [
+    "LEARNERS",
+    "Amortized",
+    "Batch",
+    "Bayesian",
+    "Episode",
+    "Joint",
+    "Learner",
+    "Metric",
+]

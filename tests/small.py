@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from autometa.learners import Batch, Learner
+from autometa.learners import Batch, Episode, Learner
 from autometa.networks import Problem
 from autometa.sharing import Params
 from autometa.tasks import TaskSuite
@@ -103,6 +103,62 @@ def make_batch(problem: Problem, rows: int = 4, seed: int = 0, slots: int = 0) -
         torch.from_numpy(mask),
         torch.from_numpy(tasks),
     )
+
+
+def make_episode_problem(
+    kind: str = "regression",
+    shape: tuple[int, ...] = TABLE,
+    ways: int | None = None,
+    shots: int = 4,
+    queries: int = 3,
+    base_classes: int = 7,
+) -> Problem:
+    """One task that stands for all; `multiclass` is 3-way unless told otherwise."""
+    n_way = (ways or 3) if kind == "multiclass" else None
+    return Problem.model_validate(
+        {
+            "layout": "aligned",
+            "feature_shape": shape,
+            "kinds": (kind,),
+            "n_outputs": (n_way or 1,),
+            "episode": {"ways": n_way, "shots": shots, "queries": queries},
+            "base_classes": base_classes if n_way else 0,
+        }
+    )
+
+
+def make_episode(problem: Problem, tasks: int = 3, seed: int = 0, missing: bool = True) -> Episode:
+    """Random float64 episodes; `missing`: about a fifth of the labels.
+
+    Every class keeps a labelled support row. Tasks are numbered 0, 1, …; in N-way episodes the
+    classes are drawn from `problem.base_classes`.
+    """
+    assert problem.episode is not None
+    rng = np.random.default_rng(seed)
+    ways = problem.episode.ways
+    if ways is None:
+        numbers = np.arange(tasks)
+    else:
+        numbers = np.stack([rng.permutation(problem.base_classes)[:ways] for _ in range(tasks)])
+
+    def part(rows_a_class: int) -> Batch:
+        rows = rows_a_class * (ways or 1)
+        if problem.kinds[0] == "regression":
+            y = rng.normal(size=(tasks, rows))
+        else:
+            y = np.tile(np.arange(rows) % (ways or 2), (tasks, 1)).astype(float)
+        mask = rng.random(y.shape) < (0.8 if missing else 2.0)
+        mask[:, : ways or 2] = True
+        order = rng.permuted(np.tile(np.arange(rows), (tasks, 1)), axis=1)
+        y, mask = np.take_along_axis(y, order, 1), np.take_along_axis(mask, order, 1)
+        return Batch(
+            torch.from_numpy(rng.normal(size=(tasks, rows, *problem.feature_shape))),
+            torch.from_numpy(np.where(mask, y, 0.0)),
+            torch.from_numpy(mask),
+            torch.from_numpy(numbers),
+        )
+
+    return Episode(part(problem.episode.shots), part(problem.episode.queries))
 
 
 def gradients(loss: Tensor, params: Params) -> Params:

@@ -22,6 +22,7 @@ from autometa.home import Home
 COMMANDS = [
     "search",
     "train",
+    "adapt",
     "predict",
     "trials",
     "best",

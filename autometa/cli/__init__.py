@@ -1,4 +1,4 @@
-"""The command line: `autometa search`, `train`, `predict` and the commands that look at results.
+"""The command line: `autometa search`, `train`, `adapt`, `predict`, and commands that look.
 
 Importing this module loads neither torch nor Ray nor MLflow, so that `--help` and mistakes in
 the options answer at once; each command imports what it needs when it runs.
@@ -17,7 +17,7 @@ import autometa
 from autometa.cli.diagnosis import diagnose
 from autometa.cli.group import Cli
 from autometa.cli.inspection import doctor, suites, ui
-from autometa.cli.models import predict, train
+from autometa.cli.models import adapt, predict, train
 from autometa.cli.search import search
 from autometa.cli.studies import best, delete, trials
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 _EXAMPLES: dict[Callable[..., None], str] = {
     search: "autometa search sales.csv --targets price,demand --n-trials 64",
     train: "autometa train sales.csv --targets price,demand --set sharing.kind=hard",
+    adapt: "autometa adapt autometa-home/models/school new_school.csv --out new_school",
     predict: "autometa predict autometa-home/models/sales new.csv --out predictions.csv",
     trials: "autometa trials sales --json",
     best: "autometa best sales --out best.yaml",

@@ -1,4 +1,4 @@
-"""`autometa train` and `predict`: one model, without a search."""
+"""`autometa train`, `adapt` and `predict`: one model, without a search."""
 
 from __future__ import annotations
 
@@ -82,10 +82,68 @@ def train(
     say(f"Model: {shown(result.model)}")
 
 
-def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model's folder, or its name in the home.")
+_Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model's folder, or its name in the home.")
+]
+
+
+def adapt(
+    model: _Model,
+    rows: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NEW_TASK",
+            help="Labelled rows of the new task: .csv, .tsv, .parquet, or .npz (`x` and `y`).",
+        ),
     ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the model of the new task is written.")
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The column of the labels. Default: that of training, or the only column that is "
+            "no feature.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.at_least(0),
+            help="Gradient steps on the rows, for models that take them; may exceed training's.",
+        ),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Size of these steps.")] = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Make the model of a new task from a few labelled rows.
+
+    MODEL has to come from a search with --episodic: it has learned how to learn such a task.
+    """
+    found = find_model(model, Home.find(home))
+    _check_folder(out, found)
+    from autometa import api
+
+    with quiet_stdout():
+        loaded = api.load_model(found)
+        table, labels = _read_support(rows, target, loaded.target)
+        adapted = loaded.adapt(table, target=target, labels=labels, steps=steps, rate=rate)
+        adapted.save(out)
+    facts = adapted.facts["adapted"]
+    for text in facts["notes"]:
+        note(f"Note: {text}")
+    if json:
+        emit_json({"model": str(out), "from": str(found), **facts})
+        return
+    say(_learned(facts))
+    say(f"Model: {shown(out)}")
+    say(f"  autometa predict {shown(out)} NEW_ROWS --out predictions.csv")
+
+
+def predict(
+    model: _Model,
     rows: Annotated[
         Path,
         typer.Argument(metavar="TABLE", help="Rows to predict: .csv, .tsv, .parquet, .npy, .npz."),
@@ -102,6 +160,14 @@ def predict(
     proba: Annotated[
         bool, typer.Option("--proba", help="Probabilities of the classes, not the likeliest one.")
     ] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Add the ends of the interval that holds this share of new values, e.g. 0.9; for "
+            "adapted models that say how sure they are.",
+        ),
+    ] = None,
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
@@ -113,7 +179,7 @@ def predict(
 
     with quiet_stdout():
         predictions = api.load_model(found).predict(
-            _read(rows), tasks=options.names(tasks), proba=proba
+            _read(rows), tasks=options.names(tasks), proba=proba, interval=interval
         )
     if out is not None:
         _write(predictions, out)
@@ -167,19 +233,70 @@ def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]
     return chosen
 
 
+def _check_folder(out: Path, model: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds the model that is adapted."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"Option `--out` should be a folder. Found the file `{out}`.")
+    if out.resolve() == model.resolve():
+        raise UserError(
+            "Option `--out` should be another folder than `MODEL`, which can be adapted to more "
+            f"tasks. Found `{out}`."
+        )
+
+
+def _learned(facts: dict[str, Any]) -> str:
+    """One line about what an adapted model learned from."""
+    name = f"`{facts['target']}`" + (f" of {facts['task']}" if facts["task"] else "")
+    rows = f"{facts['rows']} rows"
+    if facts["unlabelled"]:
+        rows += f" ({facts['unlabelled']} without a label left out)"
+    (measure, value) = next(iter(facts["fit"].items()))
+    if measure == "rmse":
+        return f"Learned {name} from {rows}; RMSE on them {value:.4g}."
+    classes = ", ".join(f"{label} {count}" for label, count in facts["classes"].items())
+    return f"Learned {name} from {rows} ({classes}); {value:.0%} of them are told right."
+
+
+def _read_support(path: Path, target: str | None, known: str | None) -> tuple[Any, Any]:
+    """The labelled rows of a table, or images and their labels."""
+    if path.suffix == ".npy":
+        raise DataError(f"`{path}` has no labels; give images as .npz with arrays `x` and `y`.")
+    if path.suffix != ".npz":
+        return _read(path), None
+    arrays, inputs = _read_npz(path)
+    if target is not None and target not in arrays:
+        raise DataError(
+            f"Array `{target}`, which should hold the labels, is not in `{path}`."
+            f"{nearest(target, arrays)}"
+        )
+    for name in (target, known, "y", "Y"):
+        if name in arrays:
+            return inputs, arrays[name]
+    raise DataError(
+        f"`{path}` should hold labels in an array `y`, or name it with `--target`. "
+        f"Found {', '.join(arrays)}."
+    )
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Any], Any]:
+    """All arrays of a file, and the one of inputs."""
+    from autometa.tasks.npz import read_npz
+
+    arrays = read_npz(path)
+    for name in ("x", "X", "images"):
+        if name in arrays:
+            return arrays, arrays[name]
+    raise DataError(f"`{path}` should hold an array `x`. Found {', '.join(arrays)}.")
+
+
 def _read(path: Path) -> Any:
     """A table, or the images of a .npy or .npz file."""
     import numpy as np
 
-    from autometa.tasks.npz import read_npz
     from autometa.tasks.tables import read_table
 
     if path.suffix == ".npz":
-        arrays = read_npz(path)
-        for name in ("x", "X", "images"):
-            if name in arrays:
-                return arrays[name]
-        raise DataError(f"`{path}` should hold an array `x`. Found {', '.join(arrays)}.")
+        return _read_npz(path)[1]
     if path.suffix == ".npy":
         try:
             return np.load(path, allow_pickle=False)

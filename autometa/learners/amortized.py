@@ -66,6 +66,7 @@ class Amortized(Learner):
     Config = AmortizedConfig
     episodic = True
     has_variance = True
+    any_ways = True
 
     def __init__(
         self,

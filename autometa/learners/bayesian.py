@@ -51,6 +51,7 @@ class Bayesian(Learner):
     Config = BayesianConfig
     episodic = True
     has_variance = True
+    any_ways = True
 
     def __init__(
         self,

@@ -136,6 +136,8 @@ class ImageEncoder:
                 f"Images should have shape [rows, {', '.join(map(str, self.shape))}]. "
                 f"Found {list(images.shape)}."
             )
+        if images.dtype.kind not in "uifb":
+            raise DataError(f"Images should hold numbers. Found dtype `{images.dtype}`.")
         x = images.reshape(len(images), *self.shape).astype(np.float32)
         if not np.isfinite(x).all():
             raise DataError("Images should hold finite numbers only; a pixel is NaN or infinite.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -37,17 +37,35 @@ class Target:
         return ~np.isnan(self.values)
 
 
-def read_target(column: pd.Series, name: str, kind: str | None = None) -> Target:
-    """Read a target column; without `kind` it is guessed.
+class Labels(NamedTuple):
+    """A column of labels before it is known what they are for.
 
-    Guess: two distinct values, text or booleans: `binary`; text or categories with more:
-    `multiclass`; numbers: `regression` (whole numbers too, unless `kind` says otherwise).
+    Attributes:
+        values: [rows] as they came.
+        found: the type that those present share.
+        numeric: float64 [rows] where they are numbers, NaN = missing.
+        distinct: those that occur, in index order.
+    """
+
+    values: np.ndarray
+    found: str
+    numeric: np.ndarray | None
+    distinct: list[Label]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """float64 [rows]: the index into `distinct`; NaN = missing."""
+        index = {label: number for number, label in enumerate(self.distinct)}
+        source: Any = self.values if self.numeric is None else self.numeric
+        return np.array([np.nan if pd.isna(v) else index[v] for v in source], dtype=np.float64)
+
+
+def read_labels(column: pd.Series, name: str) -> Labels:
+    """Read a column of labels of any kind.
 
     Raises:
-        DataError: all missing, constant, mixed types, dates, infinite numbers, free text, or
-            values that do not fit the kind asked for.
+        DataError: all missing, mixed types, dates or infinite numbers.
     """
-    is_category = isinstance(column.dtype, pd.CategoricalDtype)
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         raise DataError(f"Target `{name}` holds dates; turn it into a number or a label first.")
     values = column.to_numpy(dtype=object)
@@ -63,6 +81,22 @@ def read_target(column: pd.Series, name: str, kind: str | None = None) -> Target
         )
     numeric = _as_floats(column, name) if found == "number" else None
     distinct = _distinct(present if numeric is None else numeric[~np.isnan(numeric)], found)
+    return Labels(values, found, numeric, distinct)
+
+
+def read_target(column: pd.Series, name: str, kind: str | None = None) -> Target:
+    """Read a target column; without `kind` it is guessed.
+
+    Guess: two distinct values, text or booleans: `binary`; text or categories with more:
+    `multiclass`; numbers: `regression` (whole numbers too, unless `kind` says otherwise).
+
+    Raises:
+        DataError: constant, free text, values that do not fit the kind asked for, or see
+            `read_labels`.
+    """
+    is_category = isinstance(column.dtype, pd.CategoricalDtype)
+    labels = read_labels(column, name)
+    found, distinct = labels.found, labels.distinct
     if len(distinct) == 1:
         raise DataError(
             f"Target `{name}` is constant (always `{distinct[0]}`): there is nothing to learn; "
@@ -71,17 +105,15 @@ def read_target(column: pd.Series, name: str, kind: str | None = None) -> Target
     kind = _checked_kind(kind, name, len(distinct), found) or _guess(
         len(distinct), found == "number" and not is_category
     )
-    if kind == "regression" and numeric is not None:
-        return Target(name, "regression", (), numeric)
-    if found == "text" and len(distinct) > 50 and len(distinct) > 0.5 * len(present):
+    if kind == "regression" and labels.numeric is not None:
+        return Target(name, "regression", (), labels.numeric)
+    n_present = int((~pd.isna(labels.values)).sum())
+    if found == "text" and len(distinct) > 50 and len(distinct) > 0.5 * n_present:
         raise DataError(
-            f"Target `{name}` has {len(distinct)} different texts in {len(present)} rows: it looks "
+            f"Target `{name}` has {len(distinct)} different texts in {n_present} rows: it looks "
             "like free text or an identifier, not a class label."
         )
-    index = {label: number for number, label in enumerate(distinct)}
-    source: Any = values if numeric is None else numeric
-    coded = np.array([np.nan if pd.isna(v) else index[v] for v in source], dtype=np.float64)
-    return Target(name, cast(Kind, kind), tuple(distinct), coded)
+    return Target(name, cast(Kind, kind), tuple(distinct), labels.codes)
 
 
 def choose_metrics(

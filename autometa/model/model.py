@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit, softmax
 from torch import Tensor, nn
 
 from autometa.balancing import EqualConfig
 from autometa.config import parse
 from autometa.errors import DataError, InfrastructureError, UserError, nearest
 from autometa.learners import Learner
+from autometa.model import adapting
+from autometa.model.outputs import Module, class_probabilities, interval_of, labels_of
 from autometa.networks import Problem
 from autometa.sharing import Params
 from autometa.tasks import Task, TaskSuite
 from autometa.tasks.encoder import Encoder, encoder_from_json
+from autometa.tasks.support import NewTask, read_support
 from autometa.tasks.task import task_numbers
 from autometa.training.predicting import predict
 from autometa.training.state import Layout, PopulationState, read_tensors, write_tensors
@@ -37,8 +39,12 @@ class Model:
 
     Attributes:
         config: what was trained.
-        tasks: what it predicts, in order.
-        facts: where it comes from: suite, study, epochs, seed, scores.
+        tasks: what it predicts, in order; none where it was trained in episodes, until it is
+            adapted to one.
+        params: θ, or φ where it is adapted.
+        facts: where it comes from: suite, study, epochs, seed, scores; `adapted`: what it was
+            adapted to.
+        new_task: what is known of every task, where it was trained in episodes.
     """
 
     config: TrialConfig
@@ -50,6 +56,7 @@ class Model:
     params: Params
     buffers: Params
     facts: dict[str, Any] = field(default_factory=dict)
+    new_task: NewTask | None = None
 
     @classmethod
     def of(
@@ -63,16 +70,18 @@ class Model:
         problem = Problem.of(suite)
         params, _ = build(config, problem).init(torch.Generator().manual_seed(0))
         leaves = Layout(params).unpack(state.values[0].detach().cpu())
+        episodic = problem.episode is not None
         return cls(
             config,
             problem,
-            suite.tasks,
+            () if episodic else suite.tasks,
             suite.encoder,
             suite.target,
             suite.task_column,
             {name: leaf.clone() for name, leaf in leaves.items()},
             {name: buffer[0].detach().cpu() for name, buffer in state.buffers.items()},
             facts,
+            suite.new_task if episodic else None,
         )
 
     def save(self, folder: Path) -> Path:
@@ -93,6 +102,7 @@ class Model:
             "target": self.target,
             "task_column": self.task_column,
             "facts": self.facts,
+            "new_task": None if self.new_task is None else self.new_task.to_json(),
         }
         path = folder / "model.json"
         try:
@@ -136,7 +146,55 @@ class Model:
             {n[7:]: t for n, t in tensors.items() if n.startswith("params.")},
             {n[8:]: t for n, t in tensors.items() if n.startswith("buffers.")},
             facts["facts"],
+            NewTask.from_json(facts["new_task"]) if facts.get("new_task") else None,
         )
+
+    def adapt(
+        self,
+        support: pd.DataFrame | np.ndarray | Tensor,
+        *,
+        target: str | None = None,
+        labels: Sequence[Any] | np.ndarray | pd.Series | Tensor | None = None,
+        steps: int | None = None,
+        rate: float | None = None,
+    ) -> Model:
+        """The model of a new task, from a few labelled rows.
+
+        Rows without a label are left out. `facts["adapted"]` of what is returned says what was
+        learned from, how well it is fitted, and where conditions differ from those of training.
+
+        Args:
+            support: a table with the features and the target; or an array or images, with `labels`.
+            target: the column of the labels; that of training if not given, or the only column
+                that is no feature.
+            labels: one label for each row, where they are no column of the table.
+            steps, rate: number and rate of gradient steps, for learners that take them; as
+                configured if not given.
+
+        Raises:
+            UserError: the model cannot take new tasks, or is adapted already.
+            DataError: no rows, a column that is missing or holds something else, one class only,
+                or other classes than the learner can take.
+        """
+        adapting.check_is_meta(self.problem, self._adaptation)
+        if self.tasks or self.new_task is None:
+            raise UserError(
+                f"The model is adapted to `{self.tasks[0].name}` already; adapt the one that it "
+                "was made from."
+            )
+        config = adapting.tuned(self.config, steps, rate)
+        made = replace(self, config=config)
+        learner = made._learner()
+        found = read_support(self.new_task, self.encoder, support, target=target, labels=labels)
+        adapting.check_ways(learner, self._adaptation, found.task)
+        made = replace(
+            made,
+            tasks=(found.task,),
+            target=found.task.name,
+            params=adapting.adapt(learner, self.params, self.buffers, found),
+        )
+        told = adapting.told(learner, config, found, made._outputs(found.x, None)[0])
+        return replace(made, facts={**self.facts, "adapted": told})
 
     def predict(
         self,
@@ -144,6 +202,7 @@ class Model:
         tasks: str | Sequence[Any] | None = None,
         *,
         proba: bool = False,
+        interval: float | None = None,
     ) -> pd.DataFrame:
         """Predictions in original units and labels.
 
@@ -154,6 +213,9 @@ class Model:
                 the task of each row, or one task for all; taken from the table's task column if
                 not given.
             proba: class probabilities instead of labels, one column a class.
+            interval: e.g. 0.9: the ends of the interval that holds the new value with this
+                probability, in columns `…_lower` and `…_upper`; for models adapted by a learner
+                that says how sure it is.
 
         Returns:
             One row an input row, with the table's index. Aligned: a column a target (with
@@ -161,19 +223,35 @@ class Model:
 
         Raises:
             DataError: a column is missing, a task is unknown.
+            UserError: the model was trained in episodes and not adapted, or knows no `interval`.
         """
+        adapting.check_is_adapted(self.problem, self.tasks)
+        if interval is not None:
+            adapting.check_interval(self._adaptation, self.tasks[0], interval, proba)
         if self.encoder is None:
             x = torch.as_tensor(np.asarray(table), dtype=torch.float32)
         else:
             x = self.encoder.encode(table)
         index = table.index if isinstance(table, pd.DataFrame) else pd.RangeIndex(len(x))
         if self.problem.layout == "aligned":
-            return self._predict_aligned(x, index, tasks, proba)
+            found = self._predict_aligned(x, index, tasks, proba)
+            return found if interval is None else self._with_interval(found, x, interval)
         return self._predict_grouped(x, index, table, tasks, proba)
 
     def module(self) -> nn.Module:
-        """The network as a plain `nn.Module`: x and, if grouped, task numbers in, outputs out."""
-        return _Module(self._learner(), self.params, self.buffers)
+        """The network as a plain `nn.Module`: x and, if grouped, task numbers in, outputs out.
+
+        Raises:
+            UserError: the model was trained in episodes and not adapted.
+        """
+        adapting.check_is_adapted(self.problem, self.tasks)
+        classes = adapting.n_classes(self.tasks[0]) if self.problem.episode else None
+        return Module(self._learner(), self.params, self.buffers, classes)
+
+    @property
+    def _adaptation(self) -> str:
+        section: Any = self.config.adaptation
+        return str(section.kind)
 
     def _learner(self) -> Learner:
         # predictions need no balancer, nor the packages that it may need
@@ -181,6 +259,12 @@ class Model:
         return build(config, self.problem)
 
     def _outputs(self, x: Tensor, task: Tensor | None) -> np.ndarray:
+        """[task, row, output] aligned, [row, output] grouped."""
+        if self.problem.episode is not None:
+            found = adapting.predict_episode(
+                self._learner(), self.params, self.buffers, x, self.tasks[0]
+            )
+            return found[None]
         stacked = {n: t[None] for n, t in self.params.items()}
         buffers = {n: t[None] for n, t in self.buffers.items()}
         return predict(self._learner(), stacked, buffers, x, task, torch.device("cpu"))[0]
@@ -205,6 +289,14 @@ class Model:
             else:
                 columns[name] = labels_of(task, out[number])
         return pd.DataFrame(columns, index=index)
+
+    def _with_interval(self, found: pd.DataFrame, x: Tensor, level: float) -> pd.DataFrame:
+        task = self.tasks[0]
+        mean, variance = adapting.moments_of_episode(
+            self._learner(), self.params, self.buffers, x, task
+        )
+        lower, upper = interval_of(task, mean, variance, level)
+        return found.assign(**{f"{task.name}_lower": lower, f"{task.name}_upper": upper})
 
     def _predict_grouped(
         self, x: Tensor, index: pd.Index, table: Any, tasks: Any, proba: bool
@@ -239,41 +331,3 @@ class Model:
             result = pd.DataFrame({"prediction": found.infer_objects()})
         result.insert(0, column, [self.tasks[number].name for number in numbers.tolist()])
         return result.set_axis(index, axis=0)
-
-
-def labels_of(task: Task, out: np.ndarray) -> np.ndarray:
-    """Outputs [row, output] of one task to values in its units, or to its labels."""
-    if task.kind == "regression":
-        return task.restore(out[:, 0])
-    if task.kind == "binary":
-        return task.restore((out[:, 0] > 0).astype(np.int64))
-    return task.restore(out[:, : task.n_outputs].argmax(1))
-
-
-def class_probabilities(task: Task, out: np.ndarray) -> np.ndarray:
-    """Outputs [row, output] of one classification task to probabilities [row, class]."""
-    if task.kind == "binary":
-        positive = expit(out[:, 0].astype(np.float64))
-        return np.stack([1.0 - positive, positive], axis=1)
-    return np.asarray(softmax(out[:, : task.n_outputs].astype(np.float64), axis=1))
-
-
-class _Module(nn.Module):
-    """The learner's prediction with its parameters registered."""
-
-    def __init__(self, learner: Learner, params: Params, buffers: Params) -> None:
-        super().__init__()
-        self._learner = learner
-        self._names = list(params)
-        self.weights = nn.ParameterList([nn.Parameter(params[n].clone()) for n in self._names])
-        self._state = list(buffers)
-        for place, name in enumerate(self._state):
-            self.register_buffer(f"state_{place}", buffers[name].clone())
-
-    def forward(self, x: Tensor, tasks: Tensor | None = None) -> Tensor:
-        """x: [row, *feature] aligned, [task, row, *feature] grouped with `tasks` [task]."""
-        if tasks is None:
-            tasks = torch.arange(self._learner.problem.n_tasks, device=x.device)
-        params = dict(zip(self._names, self.weights, strict=True))
-        buffers = {n: getattr(self, f"state_{i}") for i, n in enumerate(self._state)}
-        return self._learner.predict(params, buffers, x, tasks)

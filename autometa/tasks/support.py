@@ -1,0 +1,211 @@
+"""The labelled rows of a task that a model has not seen: what `Model.adapt` learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from autometa.errors import DataError, nearest
+from autometa.tasks.columns import as_text
+from autometa.tasks.encoder import Encoder, TableEncoder
+from autometa.tasks.labels import Labels, read_labels
+from autometa.tasks.task import Kind, Label, Metric, Task
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a model knows of a task before it has seen a row of it.
+
+    Attributes:
+        target: the column that held the labels of the training tasks; None where each had its own.
+        task_column: the column that named them; None where there was none.
+        classes: (negative, positive) where all binary tasks had the same; empty where classes are
+            those of the labelled rows.
+        mean, std: of a regression target, over the training tasks.
+        own_scale: targets have no common unit: mean and std are those of the labelled rows.
+    """
+
+    kind: Kind
+    metric: Metric
+    target: str | None = None
+    task_column: str | None = None
+    classes: tuple[Label, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    own_scale: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` is the inverse."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> NewTask:
+        """Inverse of `to_json`."""
+        return cls(**{**data, "classes": tuple(data["classes"])})
+
+
+class Support(NamedTuple):
+    """Labelled rows of one task, as a learner takes them.
+
+    Attributes:
+        x: [row, *feature].
+        y: [row]; standardised values or class indices.
+        task: how predictions become labels again; named by the target.
+        group: what the table's task column calls it, where it has one.
+        unlabelled: rows without a label, which were left out.
+    """
+
+    x: Float[Tensor, "row *feature"]
+    y: Float[Tensor, " row"]
+    task: Task
+    group: str | None
+    unlabelled: int
+
+
+def read_support(
+    new: NewTask,
+    encoder: Encoder | None,
+    support: pd.DataFrame | np.ndarray | Tensor,
+    *,
+    target: str | None = None,
+    labels: Sequence[Any] | np.ndarray | pd.Series | Tensor | None = None,
+) -> Support:
+    """Check and encode the labelled rows of a new task.
+
+    Args:
+        support: a table with the features and the target, or arrays or images with `labels`.
+        target: the target column; that of training, or the only column that is no feature, if not
+            given. With `labels` the name of what is predicted.
+
+    Raises:
+        DataError: no rows, no labels, a column that is missing or holds something else, one class.
+    """
+    if isinstance(support, pd.DataFrame):
+        support = _named(support)
+    if np.ndim(support) < 2 or len(support) == 0:
+        raise DataError("The table of the new task has no rows.")
+    group = None
+    if isinstance(support, pd.DataFrame):
+        group = _group(support, new)
+    if labels is None:
+        if not isinstance(support, pd.DataFrame):
+            raise DataError("Arrays need `labels`: one label for each row.")
+        name = _target_column(new, encoder, support, target)
+        column = support[name]
+        support = support.drop(columns=name)
+    else:
+        name = str(target or new.target or "target")
+        column = _given(labels, len(support))
+    if column.isna().all():
+        raise DataError(f"Target `{name}` has no value; at least one row needs a label.")
+    task, values = _task(new, read_labels(column, name), name)
+    known = ~np.isnan(values)
+    rows = support[known] if isinstance(support, pd.DataFrame) else np.asarray(support)[known]
+    if encoder is None:
+        x = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
+    else:
+        x = encoder.encode(rows)
+    y = torch.from_numpy(((values[known] - task.mean) / task.std).astype(np.float32))
+    return Support(x, y, task, group, int((~known).sum()))
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    frame = table.rename(columns=str).reset_index(drop=True)
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"Column `{twice}` appears twice in the table; rename or remove one.")
+    return frame
+
+
+def _group(table: pd.DataFrame, new: NewTask) -> str | None:
+    """The new task's name, where the table's task column tells one.
+
+    Classes may come from several groups, as they do in episodes that mix them.
+    """
+    if new.task_column is None or new.task_column not in table:
+        return None
+    found = sorted({v for v in as_text(table[new.task_column].to_numpy(dtype=object)) if v})
+    if new.kind != "multiclass" and len(found) > 1:
+        raise DataError(
+            f"The table should hold the rows of one new task. Found {len(found)} in column "
+            f"`{new.task_column}`: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}."
+        )
+    return found[0] if len(found) == 1 else None
+
+
+def _target_column(
+    new: NewTask, encoder: Encoder | None, table: pd.DataFrame, target: str | None
+) -> str:
+    features = [c.name for c in encoder.columns] if isinstance(encoder, TableEncoder) else []
+    source = encoder.source if isinstance(encoder, TableEncoder) else ()
+    others = [c for c in table.columns if c not in {*features, *source, new.task_column}]
+    wanted = target if target is not None else new.target
+    if wanted is None:
+        if len(others) == 1:
+            return str(others[0])
+        found = f"Found {', '.join(others[:10])}." if others else "The table has features only."
+        raise DataError(f"Which column holds the labels of the new task? Name `target`. {found}")
+    if wanted in features:
+        raise DataError(f"Column `{wanted}` is a feature of the model; name another as `target`.")
+    if wanted not in table:
+        hint = nearest(wanted, others)
+        if not hint and others and target is None:
+            hint = f" Name `target`: it has {', '.join(others[:10])}."
+        raise DataError(
+            f"Column `{wanted}`, which should hold the labels, is not in the table.{hint}"
+        )
+    return str(wanted)
+
+
+def _given(labels: Any, rows: int) -> pd.Series:
+    column = labels if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels).tolist())
+    if len(column) != rows or np.ndim(labels) != 1:
+        raise DataError(
+            f"Parameter `labels` should have one label for each of the {rows} rows. "
+            f"Found shape {list(np.shape(labels))}."
+        )
+    return column.reset_index(drop=True)
+
+
+def _task(new: NewTask, labels: Labels, name: str) -> tuple[Task, Float[np.ndarray, " row"]]:
+    """How the new task's predictions become labels, and its values or class indices."""
+    task = Task(name, new.kind, new.metric, new.classes, new.mean, new.std)
+    if new.kind == "regression":
+        if labels.numeric is None:
+            raise DataError(f"Target `{name}` should hold numbers. Found {labels.found}.")
+        if new.own_scale:
+            mean, std = _scale(labels.numeric[~np.isnan(labels.numeric)])
+            task = replace(task, mean=mean, std=std)
+        return task, labels.numeric
+    n_classes = len(labels.distinct)
+    if n_classes < 2:
+        raise DataError(
+            f"Target `{name}` should have at least two classes to learn from. Found one "
+            f"(`{labels.distinct[0]}`)."
+        )
+    if new.classes:
+        unknown = [c for c in labels.distinct if c not in new.classes]
+        if unknown:
+            raise DataError(
+                f"Target `{name}` should hold {' or '.join(f'`{c}`' for c in new.classes)}, as in "
+                f"training. Found `{unknown[0]}`."
+            )
+        place = np.array([new.classes.index(c) for c in labels.distinct], dtype=np.float64)
+        codes, known = labels.codes, ~np.isnan(labels.codes)
+        codes[known] = place[codes[known].astype(np.int64)]
+        return task, codes
+    if new.kind == "binary" and n_classes > 2:
+        raise DataError(f"Target `{name}` should have two classes. Found {n_classes}.")
+    return replace(task, classes=tuple(labels.distinct)), labels.codes
+
+
+def _scale(values: np.ndarray) -> tuple[float, float]:
+    std = float(values.std())
+    return float(values.mean()), std if std > 0 else 1.0

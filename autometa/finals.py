@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,16 @@ class Finals:
             )
         return finalists
 
-    def train(self, configs: Mapping[str, TrialConfig]) -> Script[dict[str, PopulationState]]:
+    def train(
+        self, configs: Mapping[str, TrialConfig], optional: Container[str] = ()
+    ) -> Script[dict[str, PopulationState]]:
         """Every configuration trained with the same `FINAL_SEEDS` seeds.
 
+        Args:
+            optional: configurations that are left out if a run of them fails.
+
         Raises:
-            InfrastructureError: a run failed.
+            InfrastructureError: a run of another one failed.
         """
         seeds = [run_seed(self.settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
         units = [
@@ -149,6 +154,8 @@ class Finals:
         states = {}
         for name, unit, result in zip(configs, units, results, strict=True):
             failed = [r.reason for r in result.results if r.reason]
+            if failed and name in optional:
+                continue
             if failed:
                 raise InfrastructureError(f"A final run ({name}) failed: {failed[0]}")
             states[name] = PopulationState.join(

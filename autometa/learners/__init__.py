@@ -3,11 +3,17 @@
 from autometa.learners.amortized import Amortized
 from autometa.learners.base import Batch, Episode, Learner
 from autometa.learners.bayesian import Bayesian
+from autometa.learners.finetune import FineTune
+from autometa.learners.gradient import Gradient
 from autometa.learners.joint import Joint
 from autometa.learners.metric import Metric
+from autometa.learners.reptile import Reptile
 
 LEARNERS: dict[str, type[Learner]] = {
     "joint": Joint,
+    "finetune": FineTune,
+    "gradient": Gradient,
+    "reptile": Reptile,
     "metric": Metric,
     "amortized": Amortized,
     "bayesian": Bayesian,
@@ -19,7 +25,10 @@ __all__ = [
     "Batch",
     "Bayesian",
     "Episode",
+    "FineTune",
+    "Gradient",
     "Joint",
     "Learner",
     "Metric",
+    "Reptile",
 ]

@@ -71,10 +71,17 @@ class Conditioner:
         self._z_dim = z_dim
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
-        shape = (self._rows, self._z_dim)
         if self._kind == "concat":
-            return {"weight": fan_in_uniform(shape, self._fan_in + self._z_dim, generator)}
-        return {"weight": torch.zeros(shape)}
+            return self.draw(generator)
+        return {"weight": torch.zeros(self._rows, self._z_dim)}
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """A start at which z has an effect: where z is 0, V = 0 would leave both without gradient.
+
+        Drawn as a linear layer's weights would be: V and W as one matrix, or V₁ and V₂ alone.
+        """
+        fan_in = self._z_dim + (0 if self._kind == "multiplicative" else self._fan_in)
+        return {"weight": fan_in_uniform((self._rows, self._z_dim), fan_in, generator)}
 
     def modulation(self, params: dict[str, Tensor], z: Float[Tensor, " z"]) -> Modulation:
         out = F.linear(z, params["weight"])

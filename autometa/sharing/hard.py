@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -73,8 +74,9 @@ class Hard(Sharing):
         z: Tensor | None,
         step: Step,
     ) -> tuple[Tensor, Params]:
-        h, task_rows = self._blocks(params, x, tasks, z, step)
-        h, task_rows = self._layer(params, h, task_rows, tasks, z, self.parts.n_blocks)
+        own = self._pick(params, tasks)
+        h, task_rows = self._blocks(own, *self._enter(x), z, step)
+        h, task_rows = self._layer(own, h, task_rows, z, self.parts.n_blocks)
         if not task_rows:  # one head, no conditioning: every task has the same output
             h = h.expand(len(tasks), *h.shape)
         return h, buffers
@@ -83,60 +85,98 @@ class Hard(Sharing):
         self, params: Params, x: Tensor, *, tasks: Tensor, z: Tensor | None, step: Step
     ) -> Float[Tensor, "task row feature"]:
         """What the head is given; arguments as in `forward`."""
-        h, task_rows = self._blocks(params, x, tasks, z, step)
+        h, task_rows = self._blocks(self._pick(params, tasks), *self._enter(x), z, step)
         leave = self.parts.backbone.leave
         if task_rows:
             return vmap(leave)(h)
         h = leave(h)
         return h.expand(len(tasks), *h.shape)
 
-    def _blocks(
+    @property
+    def first_own(self) -> int:
+        """The first layer that belongs to a task or is told which task it is.
+
+        The head has the number of blocks; one more where there is no such layer.
+        """
+        n = self.parts.n_blocks
+        own = [number for number in range(n + 1) if self._is_per_task(number)]
+        return min([*own, *self.parts.conditioners, n + 1])
+
+    def below(
+        self, params: Params, x: Float[Tensor, "row *feature"], step: Step
+    ) -> Float[Tensor, "row *activation"]:
+        """Input rows of any tasks after the blocks below `first_own`: alike for every task."""
+        h = self.parts.backbone.enter(x)
+        last = min(self.first_own, self.parts.n_blocks)
+        return self._blocks(params, h, False, None, step, range(last))[0]
+
+    def above(
         self,
         params: Params,
-        x: Tensor,
-        tasks: Tensor,
-        z: Tensor | None,
+        h: Float[Tensor, "task row *activation"],
+        z: Float[Tensor, "task z"] | None,
         step: Step,
-    ) -> tuple[Tensor, bool]:
-        """What the blocks make of the input rows, and whether it differs between tasks."""
+    ) -> Float[Tensor, "task row output"]:
+        """The outputs of what `below` gave, each task's rows through its own leaves.
+
+        Args:
+            params: leaves with role `task` are those of the tasks of `h`, in its order.
+        """
+        n = self.parts.n_blocks
+        h, _ = self._blocks(params, h, True, z, step, range(min(self.first_own, n), n))
+        return self._layer(params, h, True, z, n)[0]
+
+    def _pick(self, params: Params, tasks: Tensor) -> Params:
+        """The leaves of `tasks`, in their order."""
+        if self.parts.problem.layout == "aligned":  # then they are all, in order
+            return params
+        roles = self._roles
+        return {n: leaf[tasks] if roles.get(n) == "task" else leaf for n, leaf in params.items()}
+
+    def _enter(self, x: Tensor) -> tuple[Tensor, bool]:
+        """What the first block is given, and whether each task has its own rows."""
         task_rows = self.parts.problem.layout == "grouped"
         enter = self.parts.backbone.enter
-        h = vmap(enter)(x) if task_rows else enter(x)
-        for number in range(self.parts.n_blocks):
-            h, task_rows = self._layer(params, h, task_rows, tasks, z, number)
-            h = dropout(h, step, number)
-        return h, task_rows
+        return (vmap(enter)(x) if task_rows else enter(x)), task_rows
 
-    def _layer(
+    def _blocks(
         self,
         params: Params,
         h: Tensor,
         task_rows: bool,
-        tasks: Tensor,
         z: Tensor | None,
-        number: int,
+        step: Step,
+        numbers: range | None = None,
+    ) -> tuple[Tensor, bool]:
+        """What blocks (all if not given) make of rows, and whether it differs between tasks."""
+        for number in range(self.parts.n_blocks) if numbers is None else numbers:
+            h, task_rows = self._layer(params, h, task_rows, z, number)
+            h = dropout(h, step, number)
+        return h, task_rows
+
+    def _layer(
+        self, params: Params, h: Tensor, task_rows: bool, z: Tensor | None, number: int
     ) -> tuple[Tensor, bool]:
         """One block, or the head."""
         backbone = self.parts.backbone
-        every_task = self.parts.problem.layout == "aligned"  # then `tasks` are all, in order
         is_head = number == self.parts.n_blocks
         layer: Any = self.parts.head if is_head else backbone.blocks[number]
-        task_params = self._is_per_task(number)
-        own = subset(params, "head" if is_head else f"blocks.{number}")
-        if task_params and not every_task:
-            own = {leaf: value[tasks] for leaf, value in own.items()}
         if is_head:
             h = vmap(backbone.leave)(h) if task_rows else backbone.leave(h)
         return per_task_apply(
             layer.forward,
-            own,
+            subset(params, "head" if is_head else f"blocks.{number}"),
             h,
-            self._modulation(params, number, tasks, z, task_params, every_task),
-            task_params=task_params,
+            self._modulation(params, number, z),
+            task_params=self._is_per_task(number),
             task_rows=task_rows,
         )
 
     def roles(self) -> dict[str, Role]:
+        return dict(self._roles)
+
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
         probe = torch.Generator().manual_seed(0)
         return {
             f"{name}.{leaf}": "task" if per_task else "shared"
@@ -163,23 +203,12 @@ class Hard(Sharing):
         ]
         return out
 
-    def _modulation(
-        self,
-        params: Params,
-        number: int,
-        tasks: Tensor,
-        z: Tensor | None,
-        task_params: bool,
-        every_task: bool,
-    ) -> Modulation | None:
+    def _modulation(self, params: Params, number: int, z: Tensor | None) -> Modulation | None:
         conditioner = self.parts.conditioners.get(number)
         if conditioner is None or z is None:
             return None
-        own = subset(params, f"conditioning.{number}")
-        if task_params and not every_task:
-            own = {leaf: value[tasks] for leaf, value in own.items()}
         entries = vmap(
             lambda p, z_t: conditioner.modulation(p, z_t).entries(),
-            in_dims=(0 if task_params else None, 0),
-        )(own, z)
+            in_dims=(0 if self._is_per_task(number) else None, 0),
+        )(subset(params, f"conditioning.{number}"), z)
         return Modulation(**entries)

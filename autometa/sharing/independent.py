@@ -27,10 +27,11 @@ class Independent(Sharing):
 
     def __init__(self, config: IndependentConfig, parts: Parts) -> None:
         super().__init__(config, parts)
-        self._towers = Hard(HardConfig(split_at=0), dataclasses.replace(parts, head_per_task=True))
+        #: the networks, as hard sharing of nothing
+        self.towers = Hard(HardConfig(split_at=0), dataclasses.replace(parts, head_per_task=True))
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
-        return self._towers.init(generator)
+        return self.towers.init(generator)
 
     def forward(
         self,
@@ -42,7 +43,7 @@ class Independent(Sharing):
         z: Tensor | None,
         step: Step,
     ) -> tuple[Tensor, Params]:
-        return self._towers.forward(params, buffers, x, tasks=tasks, z=z, step=step)
+        return self.towers.forward(params, buffers, x, tasks=tasks, z=z, step=step)
 
     def roles(self) -> dict[str, Role]:
-        return self._towers.roles()
+        return self.towers.roles()

@@ -12,10 +12,19 @@ import pytest
 
 from autometa.balancing import BALANCING
 from autometa.errors import ConfigError
-from autometa.learners import Learner
+from autometa.learners import LEARNERS, Learner
 from autometa.networks import Problem
 from autometa.sharing import SHARING, Params, Role
-from tests.small import IMAGE, TABLE, make_learner, make_problem, same_kind
+from autometa.trial import TrialConfig, check
+from tests.small import (
+    IMAGE,
+    TABLE,
+    make_config,
+    make_episode_problem,
+    make_learner,
+    make_problem,
+    same_kind,
+)
 
 Values = dict[str, Any]
 
@@ -34,7 +43,32 @@ SHARING_SETTINGS: dict[str, list[Values]] = {
     "mtan": [{}],
     "deep_relation": [{"sharing.update_every": 1}, {"sharing.split_at": 0}],
 }
-LEARNER_SETTINGS: dict[str, list[Values]] = {"joint": [{}]}
+#: gradient steps, more in evaluation than in training
+STEPS: Values = {"adaptation.steps": 2, "adaptation.test_steps": 3}
+CAVIA: Values = {**STEPS, "head": "single_head", "conditioning.dim": 3}
+LEARNER_SETTINGS: dict[str, list[Values]] = {
+    "joint": [{}],
+    "finetune": [
+        {"adaptation.test_steps": 3},
+        {"adaptation.test_steps": 3, "sharing.split_at": 1},
+        {"adaptation.test_steps": 3, "sharing.kind": "independent"},
+    ],
+    "gradient": [
+        STEPS,
+        {**STEPS, "sharing.split_at": 0},
+        {**STEPS, "sharing.split_at": 1, "adaptation.first_order": True},
+        {**STEPS, "sharing.split_at": 1, "adaptation.learned_rates": True},
+        {**CAVIA, "conditioning.kind": "additive"},
+        {**CAVIA, "conditioning.kind": "multiplicative", "adaptation.learned_rates": True},
+        {**STEPS, "sharing.split_at": 1, "conditioning.kind": "concat", "conditioning.at": "last"},
+        {**STEPS, "conditioning.kind": "multiplicative", "conditioning.at": "head"},
+    ],
+    "reptile": [
+        {**STEPS, "sharing.split_at": 0},
+        {**STEPS, "sharing.split_at": 1},
+        {**CAVIA, "conditioning.kind": "concat", "conditioning.at": "input"},
+    ],
+}
 BALANCING_SETTINGS: dict[str, list[Values]] = {
     "equal": [{}],
     "random": [{}],
@@ -89,10 +123,14 @@ class Variant:
         skip_without_extra(self.values)
         return make_learner(problem or self.problem, self.values)
 
+    def config(self) -> TrialConfig:
+        return make_config(self.values)
+
     def __str__(self) -> str:
         named = [f"{name.split('.')[-1]}={value}" for name, value in self.values.items()]
         shape = "image" if len(self.problem.feature_shape) == 3 else "table"
-        return "-".join([self.problem.layout, shape, *named])
+        layout = self.problem.kinds[0] if self.problem.episode else self.problem.layout
+        return "-".join([layout, shape, *named])
 
 
 def permuted_tasks(
@@ -118,6 +156,28 @@ def permuted_tasks(
 
 def _settings(axis: str, table: dict[str, list[Values]]) -> list[Values]:
     return [{f"{axis}.kind": kind, **more} for kind, found in table.items() for more in found]
+
+
+def _learners(*, episodic: bool) -> list[Values]:
+    table = {k: s for k, s in LEARNER_SETTINGS.items() if LEARNERS[k].episodic == episodic}
+    return _settings("adaptation", table)
+
+
+def episode_variants() -> list[Variant]:
+    """Every setting of every learner that takes episodes, on each problem that it can serve."""
+    problems = [make_episode_problem(kind) for kind in ("regression", "binary", "multiclass")]
+    problems.append(make_episode_problem("multiclass", IMAGE, shots=2))
+    out = []
+    for values in _learners(episodic=True):
+        for problem in problems:
+            how = {"backbone.kind": "conv"} if problem.is_image else {}
+            variant = Variant(problem, {**how, **values})
+            try:
+                check(variant.config(), problem)
+            except ConfigError:
+                continue
+            out.append(variant)
+    return out
 
 
 def variants() -> list[Variant]:
@@ -147,8 +207,7 @@ def variants() -> list[Variant]:
         one_head = {"head": "single_head", "conditioning.kind": "additive"}
         out.append(Variant(same_kind(layout), one_head))
         out.append(Variant(same_kind(layout), {**one_head, "conditioning.at": "input"}))
-        learners = _settings("adaptation", LEARNER_SETTINGS)
-        out += [Variant(make_problem(layout), values) for values in learners]
+        out += [Variant(make_problem(layout), values) for values in _learners(episodic=False)]
     # a balancer sees losses and gradients, not rows, so one layout will do
     balancers = _settings("balancing", BALANCING_SETTINGS)
     out += [Variant(make_problem("aligned"), values) for values in balancers]
@@ -163,7 +222,7 @@ def training_settings() -> list[Values]:
     return [
         *_settings("backbone", BACKBONE_SETTINGS),
         *_settings("sharing", SHARING_SETTINGS),
-        *_settings("adaptation", LEARNER_SETTINGS),
+        *_learners(episodic=False),
         *_settings("balancing", BALANCING_SETTINGS),
         *_settings("optimizer", OPTIMIZER_SETTINGS),
         {"conditioning.kind": "multiplicative"},

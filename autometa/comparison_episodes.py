@@ -294,9 +294,13 @@ def _sentence(where: str, rows: Sequence[MethodResult], decided: Mapping[str, An
     both = f"{_told(first)} against {_score(other)} for {other.words}"
     rest = _others(rows, {first.name, other.name})
     if MAIN not in of:
-        return f"Nothing that is learned from many tasks completed on {where}: {both} ({margin}).{rest}"
+        start = f"Nothing that is learned from many tasks completed on {where}"
+        return f"{start}: {both} ({margin}).{rest}"
     if decided["outcome"] == MAIN:
-        return f"Learning from many tasks wins on {where}: {both}, the best of the others ({margin}).{rest}"
+        return (
+            f"Learning from many tasks wins on {where}: {both}, the best of the others "
+            f"({margin}).{rest}"
+        )
     if decided["outcome"] == "undecided":
         recommended = of[decided["recommended"]]
         return (
@@ -306,7 +310,8 @@ def _sentence(where: str, rows: Sequence[MethodResult], decided: Mapping[str, An
         )
     kept = ""
     if other.kind == "baseline":
-        kept = f" The best network is kept as the model all the same: {of[decided['recommended']].words}."
+        network = of[decided["recommended"]].words
+        kept = f" The best network is kept as the model all the same: {network}."
     return (
         f"Learning from many tasks loses on {where}: {other.words} is better. {_told(first)} "
         f"against {_score(other)} ({margin}).{kept}{rest}"

@@ -110,7 +110,9 @@ class EpisodeJudge:
         suite, settings = self._suite, self._settings
         stripped = suite.without_test()
         trainer = Trainer(stripped, settings.max_epochs, find_device(settings.device))
-        held_out = len({t for t, part in zip(suite.tasks, suite.task_split, strict=True) if part == 2})
+        held_out = len(
+            {t for t, part in zip(suite.tasks, suite.task_split, strict=True) if part == 2}
+        )
         episodes = suite.open_test_episodes(max(EPISODES, PER_TASK * held_out), 0)
         methods: dict[str, Method] = {}
         for name, config in configs.items():
@@ -211,7 +213,9 @@ def describe_learner(config: TrialConfig) -> str:
     if kind in ("gradient", "reptile", "finetune"):
         split = flat["sharing.split_at"]
         split = depth if split is None else split
-        adapted = "the head" if split == depth else f"{depth - split} of {depth} blocks and the head"
+        adapted = (
+            "the head" if split == depth else f"{depth - split} of {depth} blocks and the head"
+        )
         if flat["head"] == "single_head" and split == depth:
             adapted = "the context alone"
         elif flat["conditioning.kind"] != "none":

@@ -44,7 +44,7 @@ from autometa.space.shipped import shipped_spaces
 
 if TYPE_CHECKING:
     from autometa.networks import Problem
-    from autometa.tasks import TaskSuite
+    from autometa.tasks import EpisodicSuite, TaskSuite
 
 Arm = Literal["sharing", "independent"]
 Section = Literal["parameters", "independent"]
@@ -170,7 +170,9 @@ class Space:
         found = [p.cuts for p in self.parameters.values() if isinstance(p, Partitions)]
         return found[0] if found else ()
 
-    def bind(self, suite: TaskSuite | Problem, cuts: Sequence[str] | None = None) -> Space:
+    def bind(
+        self, suite: TaskSuite | EpisodicSuite | Problem, cuts: Sequence[str] | None = None
+    ) -> Space:
         """This space for one suite, every branch of it known to be buildable.
 
         Args:

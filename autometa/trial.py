@@ -188,6 +188,14 @@ def _check_adaptation(config: TrialConfig, problem: Problem, n_blocks: int) -> N
             f"Parameter `adaptation.kind` should be {' or '.join(f'`{k}`' for k in allowed)} "
             f"{where}. Found `adaptation.kind = {adaptation.kind}`."
         )
+    now, later = problem.episode, problem.test_episode
+    if now and later and now.ways != later.ways and not learner.any_ways:
+        allowed = [kind for kind, other in LEARNERS.items() if other.any_ways]
+        raise ConfigError(
+            f"Parameter `adaptation.kind` should be {' or '.join(f'`{k}`' for k in allowed)} where "
+            f"episodes of held-out tasks have another number of classes ({later.ways}, not "
+            f"{now.ways}). Found `adaptation.kind = {adaptation.kind}`."
+        )
     learner.check(config, problem, n_blocks)
 
 
@@ -195,6 +203,11 @@ def _check_balancing(config: TrialConfig, problem: Problem) -> None:
     sharing, balancing, adaptation = _kinds(config)
     balancer = BALANCING[balancing]
     balancer.check()
+    if problem.episode is not None and balancing != "equal":
+        raise ConfigError(
+            "Parameter `balancing.kind` should be `equal` in episodes, where every task is a new "
+            f"one and none is to be weighed for itself. Found `balancing.kind = {balancing}`."
+        )
     if not (balancer.is_stateless() or LEARNERS[adaptation].balances):
         allowed = ", ".join(f"`{kind}`" for kind, b in BALANCING.items() if b.is_stateless())
         raise ConfigError(

@@ -54,6 +54,8 @@ class Learner(ABC):
     problem: Problem
     #: takes episodes, and nothing else
     episodic: ClassVar[bool] = False
+    #: predicts episodes of another number of classes than it was trained on
+    any_ways: ClassVar[bool] = False
     #: `moments` says how sure a prediction is
     has_variance: ClassVar[bool] = False
     #: takes support rows of other numbers of classes than it was trained on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from jaxtyping import Bool
@@ -13,7 +13,7 @@ from autometa.config import Config
 from autometa.tasks.episodes import EpisodeShape
 
 if TYPE_CHECKING:
-    from autometa.tasks import TaskSuite
+    from autometa.tasks import EpisodicSuite, TaskSuite
 
 Kind = Literal["regression", "binary", "multiclass"]
 
@@ -26,7 +26,7 @@ class Problem(Config):
 
     With `episode` the problem is one task that stands for all: what every episode looks like.
     `base_classes` is then the number of classes in the training tasks together, where an episode
-    has classes.
+    has classes, and `test_episode` what an episode of a held-out task looks like, if otherwise.
     """
 
     layout: Literal["aligned", "grouped"]
@@ -35,14 +35,31 @@ class Problem(Config):
     n_outputs: tuple[int, ...]
     episode: EpisodeShape | None = None
     base_classes: int = 0
+    test_episode: EpisodeShape | None = None
 
     @classmethod
-    def of(cls, suite: TaskSuite) -> Problem:
+    def of(cls, suite: TaskSuite | EpisodicSuite) -> Problem:
+        # by its layout: importing the class would load the whole package for a type's sake
+        if suite.layout == "episodes":
+            return cls._of_episodes(cast("EpisodicSuite", suite))
+        suite = cast("TaskSuite", suite)
         return cls(
             layout=suite.layout,
             feature_shape=tuple(suite.feature_shape),
             kinds=tuple(task.kind for task in suite.tasks),
             n_outputs=tuple(task.n_outputs for task in suite.tasks),
+        )
+
+    @classmethod
+    def _of_episodes(cls, suite: EpisodicSuite) -> Problem:
+        return cls(
+            layout="aligned",
+            feature_shape=suite.feature_shape,
+            kinds=(suite.kind,),
+            n_outputs=(suite.shape.ways or 1,),
+            episode=suite.shape,
+            base_classes=suite.base_classes,
+            test_episode=None if suite.test_shape == suite.shape else suite.test_shape,
         )
 
     @property

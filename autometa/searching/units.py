@@ -19,7 +19,7 @@ import torch
 
 from autometa.errors import AutometaError
 from autometa.searching.costs import costs_of
-from autometa.tasks import TaskSuite
+from autometa.tasks import TaskSuite, load_saved
 from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
 from autometa.training.population import RunResult, Trainer
@@ -255,4 +255,4 @@ def _probe(trainer: Trainer, runs: list[Run]) -> int:
 
 @lru_cache(maxsize=2)
 def _trainer(suite: str, fingerprint: str, max_epochs: int, device: str) -> Trainer:
-    return Trainer(TaskSuite.load(Path(suite)), max_epochs, torch.device(device))
+    return Trainer(load_saved(suite), max_epochs, torch.device(device))

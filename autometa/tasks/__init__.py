@@ -2,18 +2,26 @@
 
 from autometa.tasks import catalog
 from autometa.tasks.encoder import Encoder, ImageEncoder, TableEncoder
+from autometa.tasks.episodes import EpisodeShape
+from autometa.tasks.episodeset import EpisodeRows, EpisodeSet
+from autometa.tasks.episodic import EpisodicSuite, load_saved
 from autometa.tasks.files import load_suite
 from autometa.tasks.suite import Rows, TaskSuite
 from autometa.tasks.task import Task, task_numbers
 
 __all__ = [
     "Encoder",
+    "EpisodeRows",
+    "EpisodeSet",
+    "EpisodeShape",
+    "EpisodicSuite",
     "ImageEncoder",
     "Rows",
     "TableEncoder",
     "Task",
     "TaskSuite",
     "catalog",
+    "load_saved",
     "load_suite",
     "task_numbers",
 ]

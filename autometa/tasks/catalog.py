@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autometa.errors import DataError, nearest
 from autometa.tasks.npz import read_npz, suite_from_npz
+from autometa.tasks.sinusoid import ROWS as SINUSOID_ROWS
+from autometa.tasks.sinusoid import TASKS as SINUSOIDS
+from autometa.tasks.sinusoid import load_sinusoid
 from autometa.tasks.suite import TaskSuite
 from autometa.tasks.tables import read_table
 
@@ -175,6 +178,10 @@ EMBEDDED: dict[str, Embedded] = {
     "breast-cancer": Embedded(
         load_breast_cancer_parts, "aligned", "mixed", 11, 569,
         "UCI Breast Cancer Wisconsin (Diagnostic), as shipped with scikit-learn", "CC BY 4.0",
+    ),
+    "sinusoid": Embedded(
+        load_sinusoid, "grouped", "regression", SINUSOIDS, SINUSOIDS * SINUSOID_ROWS,
+        "computed: A sin(x − φ), the regression tasks of Finn et al. (2017)", "none needed",
     ),
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ def make_splits(
     Raises:
         DataError: fractions or split values that make no sense, or groups too few to split.
     """
-    fractions = _check_fractions(plan.fractions)
+    fractions = check_fractions(plan.fractions)
     if not isinstance(plan.seed, (int, np.integer)) or plan.seed < 0:
         raise DataError(
             f"Parameter `seed` should be a whole number of at least 0. Found `seed = {plan.seed}`."
@@ -304,7 +304,8 @@ def _checked_groups(split: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return split
 
 
-def _check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Three positive shares that sum to 1; DataError if they are not."""
     values = tuple(float(f) for f in fractions)
     if len(values) != 3 or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
         raise DataError(

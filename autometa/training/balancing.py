@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from autometa.balancing import Balancer, GradientBalancer, Unsolvable, View
-from autometa.learners import Batch, Learner
+from autometa.learners import Batch, Episode, Learner
 from autometa.networks import Step
 from autometa.sharing import Params
 from autometa.sharing.base import subset
@@ -48,11 +48,11 @@ class Balancing:
     def looks_back(self) -> bool:
         return self._balancer.looks_back
 
-    def parts(self, batch: Batch) -> list[slice]:
+    def parts(self, batch: Batch | Episode) -> list[slice]:
         """The runs, cut so that the task gradients of a part fit into `MAX_BYTES`."""
         n_runs, size = len(self._runs), len(self._runs)
         if self._balancer.needs != "losses":
-            size = max(1, MAX_BYTES // max(1, self._bytes * batch.tasks.shape[1]))
+            size = max(1, MAX_BYTES // max(1, self._bytes * judged(batch).tasks.shape[1]))
         # never one run beside others, whose last bits could differ
         n_parts = max(1, min(math.ceil(n_runs / size), n_runs // 2))
         ends = [n_runs * k // n_parts for k in range(n_parts + 1)]
@@ -63,7 +63,7 @@ class Balancing:
         losses: Float[Tensor, "run task"],
         leaves: Params,
         buffers: Params,
-        batch: Batch,
+        batch: Batch | Episode,
         keys: Int[Tensor, " run"],
         part: slice,
     ) -> tuple[Params, Params]:
@@ -77,6 +77,7 @@ class Balancing:
             return {}, buffers
         shared = [leaves[name] for name in self._shared]
         jacobian = task_gradients(losses, shared)
+        batch = judged(batch)
         with torch.no_grad():
             change, state = balance_gradients(
                 self._balancer,
@@ -100,7 +101,7 @@ class Balancing:
         buffers: Params,
         losses: Tensor,
         after: Tensor,
-        batch: Batch,
+        batch: Batch | Episode,
         keys: Tensor,
         rates: dict[str, Tensor],
     ) -> Params:
@@ -112,12 +113,13 @@ class Balancing:
             state: Params,
             losses: Tensor,
             after: Tensor,
-            rows: Batch,
+            rows: Batch | Episode,
             key: Tensor,
             own: dict[str, Tensor],
         ) -> Params:
-            present, step = rows.mask.any(-1), Step(True, key, own)
-            return self._balancer.after_step(state, losses, after, present, rows.tasks, step)
+            query, step = judged(rows), Step(True, key, own)
+            present = query.mask.any(-1)
+            return self._balancer.after_step(state, losses, after, present, query.tasks, step)
 
         state = subset(buffers, "balancing")
         return buffers | _prefixed(vmap(one)(state, losses.detach(), after, batch, keys, rates))
@@ -128,6 +130,19 @@ class Balancing:
             return buffers
         state = subset(buffers, "balancing")
         return buffers | _prefixed(vmap(self._balancer.after_epoch)(state))
+
+
+def judged(batch: Batch | Episode) -> Batch:
+    """The rows that a step's losses are of."""
+    return batch.query if isinstance(batch, Episode) else batch
+
+
+def some_runs(batch: Batch | Episode, part: slice) -> Batch | Episode:
+    """The rows of some of the runs."""
+    if isinstance(batch, Episode):
+        support, query = (Batch(*(rows[part] for rows in half)) for half in batch)
+        return Episode(support, query)
+    return Batch(*(rows[part] for rows in batch))
 
 
 def balance_gradients(

@@ -21,15 +21,17 @@ from torch import Tensor
 from torch.func import vmap
 
 from autometa.learners import Batch, Episode, Learner
-from autometa.metrics import TaskSpec, evaluate, fit_specs
+from autometa.metrics import TaskSpec, fit_specs
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
 from autometa.sharing import Params
-from autometa.tasks import Rows, TaskSuite
-from autometa.training.balancing import Balancing
+from autometa.tasks import EpisodeSet, EpisodicSuite, Rows, TaskSuite
+from autometa.training.balancing import Balancing, some_runs
 from autometa.training.data import TrainingRows
+from autometa.training.episodes import TrainingEpisodes
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
+from autometa.training.scoring import EpisodeScorer, Models, RowScorer, Scorer, predict_episodes
 from autometa.training.state import Layout, PopulationState, Run
 from autometa.trial import build
 
@@ -68,13 +70,22 @@ class Trainer:
         max_epochs: the length that schedules span.
     """
 
-    def __init__(self, suite: TaskSuite, max_epochs: int, device: torch.device) -> None:
+    def __init__(
+        self, suite: TaskSuite | EpisodicSuite, max_epochs: int, device: torch.device
+    ) -> None:
         self.problem = Problem.of(suite)
         self.max_epochs = max_epochs
         self._device = device
-        self._train = TrainingRows(suite.rows("train"), self.problem, device)
-        self._val = suite.rows("val") if suite.counts["val"] else None
-        self._specs = task_specs(suite)
+        self._train: TrainingRows | TrainingEpisodes
+        self._scorer: Scorer | None = None
+        if isinstance(suite, EpisodicSuite):
+            self._train = TrainingEpisodes(suite, device)
+            if suite.counts["val"]:
+                self._scorer = EpisodeScorer(suite, device)
+        else:
+            self._train = TrainingRows(suite.rows("train"), self.problem, device)
+            if suite.counts["val"]:
+                self._scorer = RowScorer(suite.rows("val"), task_specs(suite))
 
     def start(self, runs: Sequence[Run]) -> PopulationState:
         """Freshly initialised runs of one shape key, each from its own seed."""
@@ -132,12 +143,21 @@ class Trainer:
 
     def predict(self, runs: Sequence[Run], state: PopulationState, rows: Rows) -> np.ndarray:
         """Outputs for any rows; shapes as in `predicting.predict`."""
-        return _Stack(self, runs, state.to(self._device)).predict(rows)
+        models = _Stack(self, runs, state.to(self._device)).models()
+        return predict(
+            models.learner, models.params, models.buffers, rows.x, rows.task, self._device
+        )
+
+    def predict_episodes(
+        self, runs: Sequence[Run], state: PopulationState, episodes: EpisodeSet
+    ) -> np.ndarray:
+        """Outputs for the query rows of episodes [run, episode, row, output], after adapting."""
+        return predict_episodes(_Stack(self, runs, state.to(self._device)).models(), episodes)
 
     def step_seconds(self, runs: Sequence[Run], repeats: int = 3) -> float:
         """Seconds of one step of a population of these runs (for the fusing probe)."""
         stack = _Stack(self, runs, self.start(runs))
-        plan = self._train.epoch(stack.optimizer, stack.seeds, 0)
+        plan: Any = self._train.epoch(stack.optimizer, stack.seeds, 0)
         batch = self._train.batch(plan, 0)
         times = []
         for number in range(repeats + 1):  # the first is warm-up
@@ -151,42 +171,36 @@ class Trainer:
     def inference_seconds(
         self, run: Run, state: PopulationState, n_rows: int, repeats: int = 11
     ) -> float:
-        """Median seconds to predict `n_rows` validation rows (repeated where there are fewer)."""
-        if self._val is None:
+        """Median seconds to predict `n_rows` validation rows (repeated where there are fewer).
+
+        In episodes they are rows of one task, and adapting to its support rows is in the time.
+        """
+        if self._scorer is None:
             raise ValueError("There are no validation rows to predict.")
-        at = torch.arange(n_rows) % len(self._val.x)
-        task = None if self._val.task is None else self._val.task[at]
-        rows = self._val._replace(x=self._val.x[at], task=task)
-        stack = _Stack(self, [run], state.to(self._device))
+        models = _Stack(self, [run], state.to(self._device)).models()
+        predict_rows = self._scorer.ready(models, n_rows)
         times = []
         for _ in range(repeats + 2):  # the first two are warm-up
             began = time.perf_counter()
-            stack.predict(rows)  # ends on the CPU, so a GPU has finished too
+            predict_rows()  # ends on the CPU: a GPU has finished too
             times.append(time.perf_counter() - began)
         return statistics.median(times[2:])
 
     def _score(
         self, stack: _Stack, failed: dict[int, str]
     ) -> dict[int, tuple[float | None, dict[str, float | None]]]:
-        names = [spec.name for spec in self._specs]
-        if self._val is None:
+        if self._scorer is None:
             return {k: (None, {}) for k in range(len(stack.runs))}
-        pred = stack.predict(self._val)
-        rows = self._val
-        found = evaluate(
-            pred,
-            rows.y.numpy(),
-            self._specs,
-            mask=rows.mask.numpy(),
-            task=None if rows.task is None else rows.task.numpy(),
-        )
+        found = self._scorer.evaluate(stack.models())
+        names = [spec.name for spec in found.specs]
         values, per_task = found.value(), found.task_scores()
         out: dict[int, tuple[float | None, dict[str, float | None]]] = {}
         for k in range(len(stack.runs)):
             if k not in failed and not math.isfinite(values[k]):
                 failed[k] = "Predictions on the validation rows are infinite or undefined."
             scores = [float(s) if math.isfinite(s) else None for s in per_task[k]]
-            out[k] = (float(values[k]), dict(zip(names, scores, strict=True)))
+            tasks = {name: s for name, s in zip(names, scores, strict=True) if name}
+            out[k] = (float(values[k]), tasks)
         return out
 
 
@@ -255,7 +269,7 @@ class _Stack:
         bad = torch.zeros(len(self.runs), dtype=torch.int64, device=self._device)
         mean = torch.full((len(self.runs),), math.nan, device=self._device)
         while state.epoch < to_epoch:
-            plan = rows.epoch(self.optimizer, self.seeds, state.epoch)
+            plan: Any = rows.epoch(self.optimizer, self.seeds, state.epoch)
             total = torch.zeros(len(self.runs), device=self._device)
             for number in range(self._steps):
                 if before_step is not None:
@@ -268,7 +282,7 @@ class _Stack:
             bad = torch.where((bad == 0) & ~torch.isfinite(mean), state.epoch, bad)
         return mean.tolist(), bad.tolist()
 
-    def step(self, batch: Batch, step: int) -> Tensor:
+    def step(self, batch: Batch | Episode, step: int) -> Tensor:
         """One update of every run on its own batch; returns their losses [run]."""
         drawn = self._rates or self._balancing.draws
         keys = fold(self._keys, step) if drawn else self._keys
@@ -298,25 +312,28 @@ class _Stack:
             )
         return losses
 
-    def _gradients(self, batch: Batch, keys: Tensor, part: slice) -> _Gradients:
+    def _gradients(self, batch: Batch | Episode, keys: Tensor, part: slice) -> _Gradients:
         """Losses and balanced gradients of some of the runs."""
         leaves, buffers, rates = self._leaves, self.state.buffers, self._rates
         if part != slice(0, len(self.runs)):
             leaves = {name: leaf[part].detach().requires_grad_() for name, leaf in leaves.items()}
             buffers = {name: buffer[part] for name, buffer in buffers.items()}
             rates = {name: rate[part] for name, rate in rates.items()}
-            batch, keys = Batch(*(rows[part] for rows in batch)), keys[part]
+            batch, keys = some_runs(batch, part), keys[part]
         losses, task_losses, buffers = self._losses(leaves, buffers, batch, keys, rates)
         changes, buffers = self._balancing.changes(task_losses, leaves, buffers, batch, keys, part)
-        found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        # what a learner does not train with this batch has a gradient of 0
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         grads = dict(zip(leaves, found, strict=True))
         grads |= {name: grads[name] + change for name, change in changes.items()}
         packed = self._layout.pack(grads)
         return _Gradients(losses.detach(), task_losses.detach(), packed, buffers)
 
-    def predict(self, rows: Rows) -> np.ndarray:
+    def models(self) -> Models:
+        """The runs as they are now."""
         params = self._layout.unpack(self.state.values)
-        return predict(self._learner, params, self.state.buffers, rows.x, rows.task, self._device)
+        rates = self._rates
+        return Models(self._learner, params, self.state.buffers, rates, self._device)
 
     def _losses(
         self,

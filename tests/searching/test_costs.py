@@ -16,7 +16,7 @@ from autometa.study import (
     pareto_front,
     visible_trials,
 )
-from autometa.training import population
+from autometa.training import scoring
 from autometa.training.population import Trainer
 from autometa.training.state import Run
 from autometa.trial import TrialConfig
@@ -93,13 +93,13 @@ def test_inference_time_is_of_a_thousand_rows(rows: int, monkeypatch: pytest.Mon
     trainer = Trainer(small_suite(rows=rows).without_test(), 1, torch.device("cpu"))
     runs = [Run(TrialConfig.from_flat({"backbone.width": 4}), seed) for seed in (0, 1)]
     state, seen = trainer.start(runs), []
-    predict = population._Stack.predict
+    predict = scoring.predict
 
-    def spy(self: Any, some: Any) -> Any:
-        seen.append((len(self.runs), len(some.x)))
-        return predict(self, some)
+    def spy(learner: Any, params: Any, buffers: Any, x: Any, *more: Any) -> Any:
+        seen.append((len(next(iter(params.values()))), len(x)))
+        return predict(learner, params, buffers, x, *more)
 
-    monkeypatch.setattr(population._Stack, "predict", spy)
+    monkeypatch.setattr(scoring, "predict", spy)
     found = costs_of("inference-time", trainer, runs, state)
     assert set(seen) == {(1, 1000)}
     assert all(0 < ms < 1000 for ms in found)

@@ -176,7 +176,7 @@ def test_names_lists_the_data_folder(tmp_path, monkeypatch):
     entry |= {"kind": "regression", "origin": "here", "licence": "none"}
     (tmp_path / "datasets.json").write_text(json.dumps({"mine": entry}))
     monkeypatch.setenv("AUTOMETA_DATA", str(tmp_path))
-    assert catalog.names() == ["multidigits", "breast-cancer", "mine"]
+    assert catalog.names() == ["multidigits", "breast-cancer", "sinusoid", "mine"]
     assert catalog.describe("mine") == {
         "name": "mine", "layout": "aligned", "kind": "regression", "tasks": 2, "rows": 40,
         "origin": "here", "licence": "none",
@@ -188,7 +188,7 @@ def test_names_lists_the_data_folder(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"`x` is not one of suite `mine`"):
         load_suite("mine", targets=["x"])
     monkeypatch.delenv("AUTOMETA_DATA")
-    assert catalog.names() == ["multidigits", "breast-cancer"]
+    assert catalog.names() == ["multidigits", "breast-cancer", "sinusoid"]
 
 
 @needs_data

@@ -1,23 +1,22 @@
 """Which way of learning new tasks is best on held-out ones, by how much, and how sure is that?
 
 All methods are judged on the same test episodes. Errors are summed over episodes before they are
-compared with those of the constant: the mean of the meta-training rows, chance where an episode
-has classes of its own, and pairs within an episode for AUC. Intervals resample held-out tasks as
+compared with those of the constant (see `training.scoring`). Intervals resample held-out tasks as
 wholes, or episodes where each mixes classes of all held-out tasks, and then seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from autometa.errors import AutometaError, DataError
 from autometa.intervals import Bootstrap, Interval, Statistic, bootstrap_groups
-from autometa.metrics import Evaluation, TaskSpec, constant_errors, evaluate_task
+from autometa.metrics import Evaluation, TaskSpec
 
 #: the method that the others are compared with: the best of what was searched over many tasks
 MAIN = "sharing"
@@ -29,44 +28,16 @@ class Method:
 
     Attributes:
         words: how the verdict calls it.
-        predictions: [seed, episode, row, output]; what has no seed has one.
+        found: statistics of every episode under the name of its task, error [seed, episode]; what
+            has no seed has one. The name is empty where an episode has classes of several tasks.
         kind: `network` where it is trained (and can be kept as a model), else `baseline`.
         trial: whose configuration it has, if it has one.
     """
 
     words: str
-    predictions: Float[np.ndarray, "seeds episodes rows outputs"]
+    found: Evaluation
     kind: Literal["network", "baseline"] = "network"
     trial: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """What the methods are judged on.
-
-    Attributes:
-        y, mask: of the query rows.
-        tasks: name of each episode's task.
-        mixed: whether an episode has classes of all held-out tasks, so that it is nobody's alone.
-        spec: metric and kind; `n_classes` is the number of ways, `std` for errors in the target's
-            units.
-        chance: whether the constant is chance, as classes are numbered anew in every episode.
-    """
-
-    y: Float[np.ndarray, "episodes rows"]
-    mask: Bool[np.ndarray, "episodes rows"]
-    tasks: tuple[str, ...]
-    mixed: bool
-    spec: TaskSpec
-
-    @property
-    def chance(self) -> bool:
-        return self.spec.kind == "multiclass"
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """What is resampled as a whole: the task of each episode, or the episode."""
-        return tuple(map(str, range(len(self.tasks)))) if self.mixed else self.tasks
 
 
 @dataclass(frozen=True)
@@ -75,7 +46,7 @@ class MethodResult:
 
     Attributes:
         score: 1 − ΣE/ΣE0, at least −1; `score_ci` is its 95% interval.
-        value: accuracy, AUC or RMSE in the target's units.
+        value: accuracy, AUC or RMSE (in the target's units, if all tasks have one).
         difference: score of `MAIN` − this score; `difference_ci` its 95% interval.
     """
 
@@ -95,7 +66,6 @@ class MethodResult:
 
 def compare_episodes(
     methods: Mapping[str, Method],
-    episodes: HeldOut,
     *,
     suite: str,
     shape: str,
@@ -111,22 +81,25 @@ def compare_episodes(
         notes: what else a reader has to know; put behind the verdict.
 
     Raises:
-        DataError: predictions of another shape than the episodes.
+        DataError: methods judged on different episodes, or nothing to be judged on them.
         AutometaError: a method's predictions are not finite.
     """
     names = list(methods)
-    seeds = max(len(m.predictions) for m in methods.values())
-    errors = [episode_errors(_checked(n, m, episodes), episodes) for n, m in methods.items()]
-    constant, n_rows = episode_sizes(episodes)
-    if not constant.sum() > 0:
-        raise DataError(
-            f"Nothing can be judged on the test episodes of {suite}: no constant errs on them."
-        )
-    groups = list(dict.fromkeys(episodes.groups))
-    member = np.array([[g == name for name in groups] for g in episodes.groups], dtype=float)
-    full = np.stack([np.broadcast_to(e, (seeds, e.shape[1])) for e in errors])
+    _check(methods)
+    first = methods[names[0]].found
+    tasks = [spec.name for spec in first.specs]
+    mixed = "" in tasks
+    units = tasks if not mixed else [str(number) for number in range(len(tasks))]
+    groups = list(dict.fromkeys(units))
+    member = np.array([[unit == group for group in groups] for unit in units], dtype=np.float64)
+    seeds = max(len(method.found.error) for method in methods.values())
+    errors = np.stack(
+        [np.broadcast_to(m.found.error, (seeds, len(units))) for m in methods.values()]
+    )
+    specs = tuple(replace(first.specs[units.index(group)], name=group) for group in groups)
+    by_group = Evaluation(specs, errors @ member, first.constant_error @ member, first.n @ member)
     boot = bootstrap_groups(
-        episodes.spec, full @ member, constant @ member, n_rows @ member,
+        _spec_of_all(specs), by_group.error, by_group.constant_error, by_group.n,
         resamples=resamples, seed=seed,
     )  # fmt: skip
     main = names.index(MAIN) if MAIN in names else None
@@ -134,46 +107,27 @@ def compare_episodes(
         _row(boot, names[k], methods[names[k]], k, main, len(groups)) for k in range(len(names))
     ]
     decided = _decide(rows, boot, len(groups))
-    spread = "" if episodes.mixed else f" of {len(groups)} held-out tasks"
-    where = f"{suite} ({shape}; {len(episodes.tasks)} episodes{spread})"
+    spread = "" if mixed else f" of {len(groups)} held-out tasks"
+    where = f"{suite} ({shape}; {len(units)} episodes{spread})"
     return {
         "suite": suite,
-        "metric": episodes.spec.metric,
-        "episodes": len(episodes.tasks),
-        "held_out_tasks": None if episodes.mixed else len(groups),
-        "mixed": episodes.mixed,
+        "metric": specs[0].metric,
+        "episodes": len(units),
+        "held_out_tasks": None if mixed else len(groups),
+        "mixed": mixed,
         "constant_score": 0.0,
         **decided,
         "verdict": " ".join([_sentence(where, rows, decided), *notes]),
         "methods": [asdict(row) for row in rows],
-        "tasks": [] if episodes.mixed else _tasks(names, full, member, groups, episodes),
+        "tasks": [] if mixed else _tasks(names, by_group, member.sum(0)),
         "resamples": resamples,
     }
 
 
-def episode_errors(
-    pred: Float[np.ndarray, "seeds episodes rows outputs"], episodes: HeldOut
-) -> Float[np.ndarray, "seeds episodes"]:
-    """E of each episode (see `metrics`)."""
-    found = []
-    for e in range(len(episodes.tasks)):
-        rows = episodes.mask[e]
-        truth = episodes.y[e, rows].astype(np.float64)
-        found.append(evaluate_task(episodes.spec, truth, pred[:, e, rows])[0])
-    return np.stack(found, axis=1)
-
-
-def episode_sizes(
-    episodes: HeldOut,
-) -> tuple[Float[np.ndarray, "episodes"], Float[np.ndarray, "episodes"]]:
-    """E0 of each episode, the error of the constant, and its rows."""
-    n = episodes.mask.sum(1).astype(np.float64)
-    if episodes.chance:
-        return n * (1.0 - 1.0 / episodes.spec.n_classes), n
-    truths = [y[rows].astype(np.float64) for y, rows in zip(episodes.y, episodes.mask, strict=True)]
-    if episodes.spec.metric == "auc":
-        return np.array([float((t == 1).sum() * (t != 1).sum()) for t in truths]), n
-    return np.array([float(constant_errors(episodes.spec, t).sum()) for t in truths]), n
+def _spec_of_all(specs: Sequence[TaskSpec]) -> TaskSpec:
+    """Stands for all tasks; where these have units of their own errors stay standardised."""
+    std = specs[0].std if len({spec.std for spec in specs}) == 1 else 1.0
+    return replace(specs[0], name="episodes", std=std)
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -199,7 +153,7 @@ def _row(
     boot: Bootstrap, name: str, method: Method, k: int, main: int | None, n_groups: int
 ) -> MethodResult:
     score, value = (boot.intervals(s, n_groups)[0] for s in (_scores(k), _values(k)))
-    own = len(method.predictions)
+    own = len(method.found.error)
     gap = None
     if main is not None and k != main:
         gap = boot.intervals(_scores(main, k), n_groups)[0]
@@ -252,27 +206,20 @@ def _decide(rows: Sequence[MethodResult], boot: Bootstrap, n_groups: int) -> dic
 
 
 def _tasks(
-    names: Sequence[str],
-    errors: np.ndarray,
-    member: np.ndarray,
-    groups: Sequence[str],
-    episodes: HeldOut,
+    names: Sequence[str], found: Evaluation, episodes: Float[np.ndarray, "tasks"]
 ) -> list[dict[str, Any]]:
     """Each held-out task: its rows, and what every method reaches on it."""
-    constant, n = episode_sizes(episodes)
-    specs = (episodes.spec,) * len(groups)
-    found = Evaluation(specs, errors @ member, constant @ member, n @ member)
     scores, values = found.task_scores().mean(1), found.task_values().mean(1)
     return [
         {
-            "name": name,
-            "metric": episodes.spec.metric,
-            "episodes": int(member[:, g].sum()),
-            "rows": int((n @ member)[g]),
-            "scores": {m: _number(scores[k, g]) for k, m in enumerate(names)},
-            "values": {m: _number(values[k, g]) for k, m in enumerate(names)},
+            "name": spec.name,
+            "metric": spec.metric,
+            "episodes": int(episodes[t]),
+            "rows": int(found.n[t]),
+            "scores": {m: _number(scores[k, t]) for k, m in enumerate(names)},
+            "values": {m: _number(values[k, t]) for k, m in enumerate(names)},
         }
-        for g, name in enumerate(groups)
+        for t, spec in enumerate(found.specs)
     ]
 
 
@@ -344,17 +291,16 @@ def _pair(interval: Interval) -> tuple[float, float] | None:
     return ends if np.isfinite(ends).all() else None
 
 
-def _checked(name: str, method: Method, episodes: HeldOut) -> np.ndarray:
-    pred = method.predictions
-    outputs = episodes.spec.n_classes if episodes.chance else 1
-    if pred.ndim != 4 or pred.shape[1:3] != episodes.y.shape or pred.shape[3] < outputs:
-        raise DataError(
-            f"Predictions of `{name}` should have shape (seeds, {len(episodes.y)}, "
-            f"{episodes.y.shape[1]}, {outputs} or more). Found {pred.shape}."
-        )
-    bad = np.isnan(pred).any(-1) | (~np.isfinite(pred[..., 0]) if not episodes.chance else False)
-    if (bad & episodes.mask).any():
-        raise AutometaError(
-            f"The predictions of `{name}` are not finite on the test episodes; leave it out."
-        )
-    return pred
+def _check(methods: Mapping[str, Method]) -> None:
+    first = next(iter(methods.values())).found
+    for name, method in methods.items():
+        found = method.found
+        same = [spec.name for spec in found.specs] == [spec.name for spec in first.specs]
+        if not same or not np.array_equal(found.constant_error, first.constant_error):
+            raise DataError(f"Method `{name}` should be judged on the same episodes as the others.")
+        if not np.isfinite(found.error).all():
+            raise AutometaError(
+                f"The predictions of `{name}` are not finite on the test episodes; leave it out."
+            )
+    if not first.constant_error.sum() > 0:
+        raise DataError("Nothing can be judged on the test episodes: the constant makes no error.")

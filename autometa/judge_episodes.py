@@ -16,23 +16,21 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from autometa.baselines_episodes import pooled_baselines, support_baselines
-from autometa.comparison_episodes import MAIN, HeldOut, Method, compare_episodes
+from autometa.comparison_episodes import MAIN, Method, compare_episodes
 from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
-from autometa.metrics import TaskSpec
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Rerun
 from autometa.searching.progress import Progress
 from autometa.searching.settings import SearchSettings
 from autometa.study import is_eligible, score_of
-from autometa.tasks import EpisodicSuite
+from autometa.tasks import EpisodeSet, EpisodicSuite
 from autometa.tasks.episodes import EpisodeShape
 from autometa.training.devices import find_device
 from autometa.training.population import Trainer
+from autometa.training.scoring import evaluate_episodes
 from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 
-#: test episodes at least, and of each held-out task
-EPISODES, PER_TASK = 200, 10
 #: name of joint training with fine-tuning among the methods
 JOINT = "joint"
 
@@ -110,51 +108,37 @@ class EpisodeJudge:
         suite, settings = self._suite, self._settings
         stripped = suite.without_test()
         trainer = Trainer(stripped, settings.max_epochs, find_device(settings.device))
-        held_out = len(
-            {t for t, part in zip(suite.tasks, suite.task_split, strict=True) if part == 2}
-        )
-        episodes = suite.open_test_episodes(max(EPISODES, PER_TASK * held_out), 0)
+        episodes = suite.open_test_episodes()
         methods: dict[str, Method] = {}
         for name, config in configs.items():
             self._finals.say(f"The test episodes are learned: {_WORDS.get(name, name)}.")
             runs = [Run(config, k) for k in range(FINAL_SEEDS)]
-            found = trainer.predict_episodes(runs, states[name], episodes)
+            found = evaluate_episodes(
+                trainer.predict_episodes(runs, states[name], episodes), episodes
+            )
             words = describe_learner(config)
             if name == JOINT and numbers[JOINT] is None:
                 words += ", not tuned"
             methods[name] = Method(words, found, trial=numbers[name])
         methods |= self._baselines(episodes)
-        shape = suite.test_shape
-        mixed = shape.ways is not None and not suite.one_task
-        spec = TaskSpec(
-            "episodes", suite.kind, suite.metric, std=suite.target_std, n_classes=shape.ways or 2
-        )
-        truth = HeldOut(
-            episodes.query.y.numpy(),
-            episodes.query.mask.numpy(),
-            tuple(episodes.tasks),
-            mixed,
-            spec,
-        )
         test = compare_episodes(
             methods,
-            truth,
             suite=suite.name,
-            shape=describe_shape(shape),
+            shape=describe_shape(suite.test_shape),
             notes=_mismatch(suite),
             seed=settings.seed,
         )
         return {
             **test,
             "conditions": {
-                "match": suite.shape == shape,
+                "match": suite.shape == suite.test_shape,
                 "train": suite.shape.model_dump(),
-                "test": shape.model_dump(),
+                "test": suite.test_shape.model_dump(),
             },
             "notes": [],
         }
 
-    def _baselines(self, episodes: Any) -> dict[str, Method]:
+    def _baselines(self, episodes: EpisodeSet) -> dict[str, Method]:
         suite = self._suite
         self._finals.say("The test episodes are learned: baselines.")
         support, query = episodes.support, episodes.query
@@ -171,7 +155,10 @@ class EpisodeJudge:
         if suite.test_shape.ways is None and not suite.is_image:
             rows = suite.rows("train")
             found |= pooled_baselines(suite.kind, rows.x.numpy(), rows.y.numpy(), new)
-        return {n: Method(words, pred[None], "baseline") for n, (words, pred) in found.items()}
+        return {
+            name: Method(words, evaluate_episodes(pred[None], episodes), "baseline")
+            for name, (words, pred) in found.items()
+        }
 
 
 def joint_config(

@@ -64,9 +64,10 @@ def run(home: Path, suite: Any = None, **options: Any) -> SearchResult:
         ({"shots": 0}, "`shots` should be at least 1. Found `shots = 0`"),
         ({"queries": 0}, "`queries` should be at least 1. Found `queries = 0`"),
         ({"ways": 1}, "`ways` should be at least 2"),
-        ({"ways": 3}, "`ways` should be left out for suite `waves`"),
-        ({"test_ways": 3}, "`test_ways` should be left out for suite `waves`"),
-        ({"one_task": True}, "`one_task` should be left out for suite `waves`"),
+        ({"ways": 3}, "`ways` should be left out where tasks are regression"),
+        ({"test_ways": 3}, "`test_ways` should be left out where tasks are regression"),
+        ({"one_task": True}, "`one_task` is for multiclass tasks"),
+        ({"shots": 40}, "Episodes need at least 3 tasks with enough rows"),
         ({"cost": "parameters"}, "`cost` should be left out in episodes"),
         ({"no_task_worse_than": 0.1}, "`no_task_worse_than` should be left out in episodes"),
         ({"episodic": False}, "`shots` is about episodes: add `episodic = True`"),
@@ -91,7 +92,7 @@ def test_classes_need_ways(tmp_path: Path) -> None:
         task=np.repeat([f"t{i}" for i in range(12)], 20),
         name="kinds",
     )
-    with pytest.raises(UserError, match="`ways` should be given for the classes of suite `kinds`"):
+    with pytest.raises(UserError, match="`ways` should be the number of classes of an episode"):
         run(tmp_path, suite)
 
 

@@ -2,116 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
-from scipy import stats
 
-from autometa.comparison_episodes import (
-    HeldOut,
-    Method,
-    compare_episodes,
-    episode_errors,
-    episode_sizes,
-)
+from autometa.comparison_episodes import Method, compare_episodes
 from autometa.errors import AutometaError, DataError
-from autometa.metrics import TaskSpec
-
-RMSE = TaskSpec("episodes", "regression", "rmse", std=2.0)
-AUC = TaskSpec("episodes", "binary", "auc")
-FIVE_WAY = TaskSpec("episodes", "multiclass", "accuracy", n_classes=5)
+from autometa.metrics import Evaluation, TaskSpec, evaluate_task
 
 
-def held_out(spec: TaskSpec = RMSE, tasks: int = 8, each: int = 5, rows: int = 6) -> HeldOut:
-    rng = np.random.default_rng(0)
-    n = tasks * each
-    if spec.kind == "regression":
-        y = rng.normal(size=(n, rows))
-    else:
-        y = rng.permuted(np.tile(np.arange(rows) % spec.n_classes, (n, 1)), axis=1).astype(float)
-    names = tuple(f"task {e % tasks}" for e in range(n))
-    mask = np.ones(y.shape, dtype=bool)
-    mask[0, 0] = False
-    return HeldOut(y, mask, names, spec.kind == "multiclass", spec)
+class Episodes:
+    """Regression episodes of held-out tasks, tasks in turn; without names they are nobody's."""
+
+    def __init__(self, tasks: int = 8, each: int = 5, rows: int = 6, named: bool = True) -> None:
+        rng = np.random.default_rng(0)
+        self.y = rng.normal(size=(tasks * each, rows))
+        names = [f"task {e % tasks}" if named else "" for e in range(len(self.y))]
+        self.specs = tuple(TaskSpec(name, "regression", "rmse", std=2.0) for name in names)
+
+    def judged(self, pred: np.ndarray) -> Evaluation:
+        """Predictions [seed, episode, row] as statistics."""
+        parts = [
+            evaluate_task(spec, y, pred[:, e, :, None])
+            for e, (spec, y) in enumerate(zip(self.specs, self.y, strict=True))
+        ]
+        error, constant = np.stack([p[0] for p in parts], 1), np.array([p[1] for p in parts])
+        return Evaluation(self.specs, error, constant, np.full(len(parts), self.y.shape[1] * 1.0))
+
+    def near(self, noise: float, seeds: int = 5, seed: int = 0) -> Evaluation:
+        """Predictions with this noise."""
+        rng = np.random.default_rng([seed, int(1000 * noise)])
+        return self.judged(self.y + noise * rng.normal(size=(seeds, *self.y.shape)))
 
 
-def near(episodes: HeldOut, noise: float, seeds: int = 5, seed: int = 0) -> np.ndarray:
-    """Regression predictions with this noise."""
-    rng = np.random.default_rng([seed, int(1000 * noise)])
-    return (episodes.y + noise * rng.normal(size=(seeds, *episodes.y.shape)))[..., None]
+def compare(methods: dict[str, Method], **options: Any) -> dict[str, Any]:
+    return compare_episodes(methods, suite="hills", shape="10 support rows", **options)
 
 
-def compare(episodes: HeldOut, methods: dict[str, Method], **options: object) -> dict:
-    return compare_episodes(methods, episodes, suite="hills", shape="10 support rows", **options)
-
-
-def three(episodes: HeldOut, main: float, scratch: float, ridge: float) -> dict[str, Method]:
+def three(episodes: Episodes, main: float, scratch: float, ridge: float) -> dict[str, Method]:
     return {
-        "sharing": Method("prototypes", near(episodes, main), trial=3),
-        "independent": Method("from scratch", near(episodes, scratch, seed=1), trial=4),
-        "ridge": Method("ridge", near(episodes, ridge, seeds=1, seed=2), "baseline"),
+        "sharing": Method("prototypes", episodes.near(main), trial=3),
+        "independent": Method("from scratch", episodes.near(scratch, seed=1), trial=4),
+        "ridge": Method("ridge", episodes.near(ridge, seeds=1, seed=2), "baseline"),
     }
 
 
 def test_errors_are_summed_over_episodes_before_they_are_compared() -> None:
-    episodes = held_out()
-    pred = near(episodes, 0.5)
-    found = compare(episodes, {"sharing": Method("it", pred)})["methods"][0]
-    known = episodes.mask
-    error = np.square(pred[..., 0] - episodes.y)[:, known].sum(1)
-    constant = np.square(episodes.y)[known].sum()
-    assert found["seed_scores"] == pytest.approx(1.0 - error / constant)
-    assert found["score"] == pytest.approx((1.0 - error / constant).mean())
-    rmse = 2.0 * np.sqrt(error / known.sum())
+    episodes = Episodes()
+    judged = episodes.near(0.5)
+    found = compare({"sharing": Method("it", judged)})["methods"][0]
+    scores = 1.0 - judged.error.sum(1) / judged.constant_error.sum()
+    assert found["seed_scores"] == pytest.approx(scores)
+    assert found["score"] == pytest.approx(scores.mean())
+    rmse = 2.0 * np.sqrt(judged.error.sum(1) / episodes.y.size)
     assert found["value"] == pytest.approx(rmse.mean())
-
-
-def test_chance_is_the_constant_of_classes() -> None:
-    episodes = held_out(FIVE_WAY, rows=5)
-    _, rows = episode_sizes(episodes)
-    assert rows[:2].tolist() == [4.0, 5.0]
-    right = np.eye(5)[episodes.y.astype(int)]
-    guess = np.zeros_like(right) + np.eye(5)[0]
-    found = compare(
-        episodes,
-        {"sharing": Method("it", right[None]), "nearest": Method("guess", guess[None], "baseline")},
-    )
-    perfect, blind = found["methods"]
-    assert perfect["score"] == perfect["value"] == 1.0
-    share = (episodes.y == 0)[episodes.mask].mean()
-    assert blind["value"] == pytest.approx(share)
-    assert blind["score"] == pytest.approx(1.0 - (1.0 - share) / 0.8)
-    assert found["tasks"] == []
-    assert found["held_out_tasks"] is None
-
-
-def test_auc_counts_pairs_within_an_episode() -> None:
-    episodes = held_out(AUC)
-    rng = np.random.default_rng(1)
-    logits = rng.normal(size=(1, *episodes.y.shape, 1))
-    shifted = logits + 10.0 * np.arange(len(episodes.y))[None, :, None, None]
-    errors, again = episode_errors(logits, episodes), episode_errors(shifted, episodes)
-    np.testing.assert_array_equal(errors, again)  # the level of an episode does not matter
-    pairs, _ = episode_sizes(episodes)
-    assert pairs[1] == 9.0
-    u = stats.mannwhitneyu(
-        logits[0, 1, episodes.y[1] == 1, 0], logits[0, 1, episodes.y[1] == 0, 0]
-    ).statistic
-    assert errors[0, 1] == pytest.approx(2.0 * (9.0 - u))
 
 
 def test_tasks_are_resampled_as_wholes() -> None:
     """Episodes of one task that fail together widen the interval."""
-    episodes = held_out(tasks=6, each=30)
-    rng = np.random.default_rng(3)
-    offsets = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    by_task = np.array([offsets[int(task[5:])] for task in episodes.tasks])
-    together = episodes.y + by_task[:, None]
-    apart = episodes.y + rng.permutation(by_task)[:, None]
     widths = []
-    for pred in (together, apart):
-        row = compare(episodes, {"sharing": Method("it", pred[None, ..., None])})["methods"][0]
+    for named in (True, False):
+        episodes = Episodes(tasks=6, each=30, named=named)
+        offsets = np.tile([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 30)
+        judged = episodes.judged((episodes.y + offsets[:, None])[None])
+        found = compare({"sharing": Method("it", judged)})
+        row = found["methods"][0]
         widths.append(row["score_ci"][1] - row["score_ci"][0])
-    assert widths[0] > 2.0 * widths[1]
+        assert found["mixed"] == (not named)
+        assert len(found["tasks"]) == (6 if named else 0)
+    assert widths[0] > 3.0 * widths[1]
 
 
 @pytest.mark.parametrize(
@@ -126,8 +87,7 @@ def test_tasks_are_resampled_as_wholes() -> None:
 def test_who_wins(
     noises: tuple[float, float, float], outcome: str, recommended: str | None, words: str
 ) -> None:
-    episodes = held_out(each=20)
-    found = compare(episodes, three(episodes, *noises))
+    found = compare(three(Episodes(each=20), *noises))
     assert found["outcome"] == outcome
     if recommended is not None:
         assert found["recommended"] == recommended
@@ -143,10 +103,11 @@ def test_who_wins(
 
 
 def test_every_method_has_a_row_and_every_task_a_value_for_each() -> None:
-    episodes = held_out()
-    found = compare(episodes, three(episodes, 0.2, 0.4, 0.6), notes=["Conditions do not match."])
+    episodes = Episodes()
+    found = compare(three(episodes, 0.2, 0.4, 0.6), notes=["Conditions do not match."])
     assert [m["name"] for m in found["methods"]] == ["sharing", "independent", "ridge"]
     assert [m["seeds"] for m in found["methods"]] == [5, 5, 1]
+    assert [len(m["seed_scores"]) for m in found["methods"]] == [5, 5, 1]
     assert [m["trial"] for m in found["methods"]] == [3, 4, None]
     assert found["methods"][0]["difference"] is None
     assert found["methods"][2]["difference"] > 0
@@ -155,23 +116,38 @@ def test_every_method_has_a_row_and_every_task_a_value_for_each() -> None:
     for task in found["tasks"]:
         assert task["episodes"] == 5
         assert task["values"]["sharing"] < task["values"]["independent"] < task["values"]["ridge"]
-    assert sum(task["rows"] for task in found["tasks"]) == episodes.mask.sum()
+    assert sum(task["rows"] for task in found["tasks"]) == episodes.y.size
+
+
+def test_targets_with_units_of_their_own_have_no_common_one() -> None:
+    episodes = Episodes()
+    same = compare({"sharing": Method("it", episodes.near(0.5))})["methods"][0]["value"]
+    episodes.specs = tuple(
+        replace(spec, std=2.0 + (spec.name == "task 0")) for spec in episodes.specs
+    )
+    mixed = compare({"sharing": Method("it", episodes.near(0.5))})
+    assert mixed["methods"][0]["value"] == pytest.approx(same / 2.0)
+    assert mixed["tasks"][0]["values"]["sharing"] > 1.0
 
 
 def test_without_a_network_of_many_tasks_nothing_is_claimed_for_it() -> None:
-    episodes = held_out()
-    methods = three(episodes, 0.2, 0.4, 0.6)
+    methods = three(Episodes(), 0.2, 0.4, 0.6)
     del methods["sharing"]
-    found = compare(episodes, methods)
+    found = compare(methods)
     assert found["winner"] == found["recommended"] == "independent"
     assert found["verdict"].startswith("Nothing that is learned from many tasks completed")
 
 
 def test_what_cannot_be_compared() -> None:
-    episodes = held_out()
-    with pytest.raises(DataError, match="Predictions of `sharing` should have shape"):
-        compare(episodes, {"sharing": Method("it", near(episodes, 0.1)[:, 1:])})
-    broken = near(episodes, 0.1)
-    broken[0, 3, 2] = np.nan
+    episodes = Episodes()
+    methods = three(episodes, 0.2, 0.4, 0.6)
+    with pytest.raises(DataError, match="`ridge` should be judged on the same episodes"):
+        compare({**methods, "ridge": Method("ridge", Episodes(each=4).near(0.3), "baseline")})
+    broken = episodes.near(0.1)
+    broken.error[0, 3] = np.nan
     with pytest.raises(AutometaError, match="`sharing` are not finite"):
-        compare(episodes, {"sharing": Method("it", broken)})
+        compare({"sharing": Method("it", broken)})
+    nothing = Episodes()
+    nothing.y[:] = 0.0
+    with pytest.raises(DataError, match="Nothing can be judged"):
+        compare({"sharing": Method("it", nothing.near(0.1))})

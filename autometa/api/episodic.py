@@ -38,20 +38,8 @@ class EpisodeRequest:
         """The suite in episodes.
 
         Raises:
-            UserError: `ways` without classes to draw, classes without `ways`, or too few rows.
+            DataError: the suite cannot be cut into such episodes.
         """
-        classes = "multiclass" in suite.kinds
-        if classes and self.ways is None:
-            raise UserError(
-                f"Parameter `ways` should be given for the classes of suite `{suite.name}`: how "
-                "many an episode has, for example 5."
-            )
-        for name in ("ways", "test_ways", "one_task"):
-            if not classes and getattr(self, name):
-                raise UserError(
-                    f"Parameter `{name}` should be left out for suite `{suite.name}`, whose tasks "
-                    f"are not of several classes. Found `{name} = {getattr(self, name)}`."
-                )
         shape = EpisodeShape(ways=self.ways, shots=self.shots, queries=self.queries)
         test = EpisodeShape(
             ways=self.test_ways or self.ways,

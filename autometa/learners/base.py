@@ -58,8 +58,6 @@ class Learner(ABC):
     any_ways: ClassVar[bool] = False
     #: `moments` says how sure a prediction is
     has_variance: ClassVar[bool] = False
-    #: takes support rows of other numbers of classes than it was trained on
-    any_ways: ClassVar[bool] = False
     #: towers that a row of a grouped suite passes through (all, where towers mix)
     towers_per_row: int = 1
     #: the most numbers that a row becomes in one of them

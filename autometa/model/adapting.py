@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from autometa.config import Config
 from autometa.errors import DataError, UserError
 from autometa.learners import LEARNERS, Batch, Learner
 from autometa.model.outputs import episode_tasks, labels_of
@@ -109,7 +110,7 @@ def n_classes(task: Task) -> int | None:
     return len(task.classes) if task.kind == "multiclass" else None
 
 
-def learner_steps(config: Any) -> bool:
+def learner_steps(config: type[Config]) -> bool:
     """Whether a learner adapts by steps whose number can be chosen."""
     return _FIELDS["steps"] in config.model_fields
 
@@ -181,7 +182,7 @@ def told(
         "rows": rows,
         "unlabelled": support.unlabelled,
     }
-    if learner_steps(section):
+    if learner_steps(learner.Config):
         facts["steps"] = section.test_steps
     if task.kind == "regression":
         error = outputs[:, 0] - support.y.numpy()

@@ -151,13 +151,15 @@ def _target_column(
         if len(others) == 1:
             return str(others[0])
         found = f"Found {', '.join(others[:10])}." if others else "The table has features only."
-        raise DataError(f"Which column holds the labels of the new task? Name `target`. {found}")
+        raise DataError(
+            f"Which column holds the labels of the new task? Name it as {_TARGET}. {found}"
+        )
     if wanted in features:
-        raise DataError(f"Column `{wanted}` is a feature of the model; name another as `target`.")
+        raise DataError(f"Column `{wanted}` is a feature of the model; name another as {_TARGET}.")
     if wanted not in table:
         hint = nearest(wanted, others)
         if not hint and others and target is None:
-            hint = f" Name `target`: it has {', '.join(others[:10])}."
+            hint = f" Name another as {_TARGET}: it has {', '.join(others[:10])}."
         raise DataError(
             f"Column `{wanted}`, which should hold the labels, is not in the table.{hint}"
         )
@@ -209,3 +211,6 @@ def _task(new: NewTask, labels: Labels, name: str) -> tuple[Task, Float[np.ndarr
 def _scale(values: np.ndarray) -> tuple[float, float]:
     std = float(values.std())
     return float(values.mean()), std if std > 0 else 1.0
+
+
+_TARGET = "`target` (on the command line `--target`)"

@@ -109,9 +109,9 @@ def test_targets_that_are_not_there(encoder):
     rows = table("size", "species")
     refused("`sise`, which should hold the labels, .* Did you mean `size`", SITES, encoder, rows,
             target="sise")  # fmt: skip
-    refused("`size`, which .* Name `target`: it has weight.", SITES, encoder,
+    refused("`size`, which .* `--target`.: it has weight.", SITES, encoder,
             table().assign(weight=range(12)))  # fmt: skip
-    refused("Which column .* Name `target`. Found size, species.", COLUMNS, encoder, rows)
+    refused("Which column .*`--target`.. Found size, species.", COLUMNS, encoder, rows)
     refused("Which column .* features only", COLUMNS, encoder, table())
     refused("Column `a` is a feature", SITES, encoder, rows, target="a")
 

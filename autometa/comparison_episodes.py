@@ -56,12 +56,12 @@ class MethodResult:
     trial: int | None
     seeds: int
     score: float | None
-    score_ci: tuple[float, float] | None
+    score_ci: list[float] | None
     value: float | None
-    value_ci: tuple[float, float] | None
+    value_ci: list[float] | None
     difference: float | None
-    difference_ci: tuple[float, float] | None
-    seed_scores: tuple[float, ...]
+    difference_ci: list[float] | None
+    seed_scores: list[float]
 
 
 def compare_episodes(
@@ -169,7 +169,7 @@ def _row(
         value_ci=_pair(value),
         difference=None if gap is None else _number(gap.estimate),
         difference_ci=None if gap is None else _pair(gap),
-        seed_scores=tuple(float(v) for v in boot.observed.value()[k, :own, 0]),
+        seed_scores=boot.observed.value()[k, :own, 0].tolist(),
     )
 
 
@@ -286,8 +286,8 @@ def _number(x: Any) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def _pair(interval: Interval) -> tuple[float, float] | None:
-    ends = (float(interval.low), float(interval.high))
+def _pair(interval: Interval) -> list[float] | None:
+    ends = [float(interval.low), float(interval.high)]
     return ends if np.isfinite(ends).all() else None
 
 

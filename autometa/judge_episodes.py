@@ -209,7 +209,8 @@ def describe_learner(config: TrialConfig) -> str:
             adapted += " and a context"
         details.append(f"adapts {adapted}")
     if kind in ("gradient", "reptile"):
-        details.append(f"{flat['adaptation.steps']} steps")
+        steps = flat["adaptation.steps"]
+        details.append(f"{steps} step{'s' if steps > 1 else ''}")
     return f"{name} ({', '.join(details)})" if details else name
 
 

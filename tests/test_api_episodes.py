@@ -112,7 +112,7 @@ def test_a_search_compares_every_method_on_held_out_tasks(found: SearchResult) -
     assert test["conditions"]["match"]
     assert "do not match" not in test["verdict"]
     assert test["verdict"].count("\n") == 0
-    assert "(5 support rows; 200 episodes of 3 held-out tasks)" in test["verdict"]
+    assert "(5 support rows; 150 episodes of 3 held-out tasks)" in test["verdict"]
     by_name = {method["name"]: method for method in test["methods"]}
     assert test["score"] == by_name["sharing"]["score"]
     assert by_name["sharing"]["trial"] == test["winners"]["sharing"]

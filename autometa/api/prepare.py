@@ -99,7 +99,7 @@ def choose_space(
     else:
         chosen = default_space(suite)
     bound = chosen.bind(suite)
-    if not bound.cuts:
+    if not bound.cuts or isinstance(suite, EpisodicSuite):
         return bound
     groups = earlier.get(GROUPS)
     if groups is None or len(groups[0]) != suite.n_tasks:  # other data is refused later

@@ -21,7 +21,7 @@ from autometa.model import adapting
 from autometa.model.outputs import Module, class_probabilities, interval_of, labels_of
 from autometa.networks import Problem
 from autometa.sharing import Params
-from autometa.tasks import Task, TaskSuite
+from autometa.tasks import EpisodicSuite, Task, TaskSuite
 from autometa.tasks.encoder import Encoder, encoder_from_json
 from autometa.tasks.support import NewTask, read_support
 from autometa.tasks.task import task_numbers
@@ -61,7 +61,7 @@ class Model:
     @classmethod
     def of(
         cls,
-        suite: TaskSuite,
+        suite: TaskSuite | EpisodicSuite,
         config: TrialConfig,
         state: PopulationState,
         facts: dict[str, Any],
@@ -70,18 +70,17 @@ class Model:
         problem = Problem.of(suite)
         params, _ = build(config, problem).init(torch.Generator().manual_seed(0))
         leaves = Layout(params).unpack(state.values[0].detach().cpu())
-        episodic = problem.episode is not None
         return cls(
             config,
             problem,
-            () if episodic else suite.tasks,
+            suite.tasks if isinstance(suite, TaskSuite) else (),
             suite.encoder,
             suite.target,
             suite.task_column,
             {name: leaf.clone() for name, leaf in leaves.items()},
             {name: buffer[0].detach().cpu() for name, buffer in state.buffers.items()},
             facts,
-            suite.new_task if episodic else None,
+            suite.new_task if isinstance(suite, EpisodicSuite) else None,
         )
 
     def save(self, folder: Path) -> Path:

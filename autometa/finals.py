@@ -98,13 +98,11 @@ class Finals:
         trials: Sequence[FrozenTrial],
         known: Mapping[str, float],
         finalist: Callable[[FrozenTrial, Rerun], Finalist],
-        more: int = 0,
     ) -> Script[tuple[Finalist, ...]]:
         """The best of each arm and what the diagnosis advised, trained again with new seeds.
 
         Args:
             known: trial number → mean score over new seeds, where there is one already.
-            more: units that follow beside one an arm and the refit.
 
         Raises:
             InfrastructureError: no trial completed, or none could be trained again.
@@ -118,7 +116,7 @@ class Finals:
             )
         arms = {trial.user_attrs["arm"] for trial in chosen}
         new = [trial for trial in chosen if str(trial.number) not in known]
-        self._total = len(new) + len(arms) + more + 1
+        self._total = len(new) + len(arms) + 1
         self.say("The best trials of each arm are run again with new seeds.")
         seeds = [rerun_seeds(self.settings.seed, trial.number) for trial in new]
         again = yield from self._runs.rerun(new, seeds)
@@ -149,6 +147,7 @@ class Finals:
             self._runs.unit(f"final-{name}", config.flat(), seeds, keep=True)
             for name, config in configs.items()
         ]
+        self._total = self._done + len(units) + 1
         self.say(f"The winner of each arm is trained with {FINAL_SEEDS} paired seeds.")
         results = yield units
         states = {}

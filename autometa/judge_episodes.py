@@ -72,7 +72,7 @@ class EpisodeJudge:
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
         self._suite.without_test().save(self._finals.folder / "suite")
-        finalists = yield from self._finals.finalists(trials, {}, _finalist, more=1)
+        finalists = yield from self._finals.finalists(trials, {}, _finalist)
         winners: dict[str, Finalist] = {}
         for one in finalists:
             if one.arm not in winners or one.rank > winners[one.arm].rank:

@@ -70,17 +70,19 @@ class Model:
         problem = Problem.of(suite)
         params, _ = build(config, problem).init(torch.Generator().manual_seed(0))
         leaves = Layout(params).unpack(state.values[0].detach().cpu())
+        tasks = () if isinstance(suite, EpisodicSuite) else suite.tasks
+        new = NewTask.of(suite) if isinstance(suite, EpisodicSuite) else None
         return cls(
             config,
             problem,
-            suite.tasks if isinstance(suite, TaskSuite) else (),
+            tasks,
             suite.encoder,
             suite.target,
             suite.task_column,
             {name: leaf.clone() for name, leaf in leaves.items()},
             {name: buffer[0].detach().cpu() for name, buffer in state.buffers.items()},
             facts,
-            suite.new_task if isinstance(suite, EpisodicSuite) else None,
+            new,
         )
 
     def save(self, folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -130,8 +129,8 @@ class Hard(Sharing):
         """The leaves of `tasks`, in their order."""
         if self.parts.problem.layout == "aligned":  # then they are all, in order
             return params
-        roles = self._roles
-        return {n: leaf[tasks] if roles.get(n) == "task" else leaf for n, leaf in params.items()}
+        own = tuple(f"{name}." for name, _, per_task in self._layers() if per_task)
+        return {n: leaf[tasks] if n.startswith(own) else leaf for n, leaf in params.items()}
 
     def _enter(self, x: Tensor) -> tuple[Tensor, bool]:
         """What the first block is given, and whether each task has its own rows."""
@@ -173,10 +172,6 @@ class Hard(Sharing):
         )
 
     def roles(self) -> dict[str, Role]:
-        return dict(self._roles)
-
-    @cached_property
-    def _roles(self) -> dict[str, Role]:
         probe = torch.Generator().manual_seed(0)
         return {
             f"{name}.{leaf}": "task" if per_task else "shared"

@@ -26,7 +26,6 @@ from autometa.tasks.fixed import fixed_episodes, make_sampler, row_tensors
 from autometa.tasks.held_out import hold_out
 from autometa.tasks.splits import SPLIT_NAMES, TEST, TRAIN, VAL
 from autometa.tasks.suite import Rows, TaskSuite
-from autometa.tasks.support import NewTask
 from autometa.tasks.task import Kind, Label, Metric
 
 #: shares of the tasks to train on, to validate and to test
@@ -189,20 +188,6 @@ class EpisodicSuite:
             return 0
         train = self.y[self.task_split[self.task] == TRAIN]
         return int(train.mean() > 0.5)
-
-    @property
-    def new_task(self) -> NewTask:
-        """What a model that is trained on it knows of every task."""
-        return NewTask(
-            self.kind,
-            self.metric,
-            self.target,
-            self.task_column,
-            self.labels,
-            self.target_mean,
-            self.target_std,
-            own_scale=self.units is not None,
-        )
 
     def rows(self, split: str) -> Rows:
         """Rows of the meta-train (`train`) or meta-validation tasks (`val`).

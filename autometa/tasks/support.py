@@ -15,6 +15,7 @@ from torch import Tensor
 from autometa.errors import DataError, nearest
 from autometa.tasks.columns import as_text
 from autometa.tasks.encoder import Encoder, TableEncoder
+from autometa.tasks.episodic import EpisodicSuite
 from autometa.tasks.labels import Labels, read_labels
 from autometa.tasks.task import Kind, Label, Metric, Task
 
@@ -26,8 +27,8 @@ class NewTask:
     Attributes:
         target: the column that held the labels of the training tasks; None where each had its own.
         task_column: the column that named them; None where there was none.
-        classes: (negative, positive) where all binary tasks had the same; empty where classes are
-            those of the labelled rows.
+        classes: (negative, positive) of binary training tasks; empty where a task's classes are
+            those of its labelled rows.
         mean, std: of a regression target, over the training tasks.
         own_scale: targets have no common unit: mean and std are those of the labelled rows.
     """
@@ -40,6 +41,20 @@ class NewTask:
     mean: float = 0.0
     std: float = 1.0
     own_scale: bool = False
+
+    @classmethod
+    def of(cls, suite: EpisodicSuite) -> NewTask:
+        """What is known of every task of an episodic suite."""
+        return cls(
+            suite.kind,
+            suite.metric,
+            suite.target,
+            suite.task_column,
+            suite.labels,
+            suite.target_mean,
+            suite.target_std,
+            suite.units is not None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse."""
@@ -109,6 +124,8 @@ def read_support(
     known = ~np.isnan(values)
     rows = support[known] if isinstance(support, pd.DataFrame) else np.asarray(support)[known]
     if encoder is None:
+        if isinstance(rows, pd.DataFrame):
+            rows = rows.drop(columns=[c for c in (new.task_column,) if c in rows])
         x = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
     else:
         x = encoder.encode(rows)
@@ -183,7 +200,7 @@ def _task(new: NewTask, labels: Labels, name: str) -> tuple[Task, Float[np.ndarr
         if labels.numeric is None:
             raise DataError(f"Target `{name}` should hold numbers. Found {labels.found}.")
         if new.own_scale:
-            mean, std = _scale(labels.numeric[~np.isnan(labels.numeric)])
+            mean, std = _scale(labels.numeric[~np.isnan(labels.numeric)], name)
             task = replace(task, mean=mean, std=std)
         return task, labels.numeric
     n_classes = len(labels.distinct)
@@ -192,8 +209,8 @@ def _task(new: NewTask, labels: Labels, name: str) -> tuple[Task, Float[np.ndarr
             f"Target `{name}` should have at least two classes to learn from. Found one "
             f"(`{labels.distinct[0]}`)."
         )
-    if new.classes:
-        unknown = [c for c in labels.distinct if c not in new.classes]
+    unknown = [c for c in labels.distinct if c not in new.classes]
+    if new.classes and not (unknown and new.target is None):  # else each column has its own
         if unknown:
             raise DataError(
                 f"Target `{name}` should hold {' or '.join(f'`{c}`' for c in new.classes)}, as in "
@@ -208,9 +225,15 @@ def _task(new: NewTask, labels: Labels, name: str) -> tuple[Task, Float[np.ndarr
     return replace(task, classes=tuple(labels.distinct)), labels.codes
 
 
-def _scale(values: np.ndarray) -> tuple[float, float]:
-    std = float(values.std())
-    return float(values.mean()), std if std > 0 else 1.0
+def _scale(values: np.ndarray, name: str) -> tuple[float, float]:
+    """Mean and deviation of labels whose unit no other task has, as in `drawing.support_units`."""
+    mean, std = float(values.mean()), float(values.std())
+    if not std > 1e-9 * np.abs(values).max():
+        raise DataError(
+            f"Target `{name}` should have at least two different values: as in training, its unit "
+            f"is taken from the labelled rows. Found `{values[0]:g}` only."
+        )
+    return mean, std
 
 
 _TARGET = "`target` (on the command line `--target`)"

@@ -62,7 +62,7 @@ class Layout:
         """Rows [run, P] to leaves [run, …]: views that share memory."""
         pieces = rows.split(self._sizes, dim=-1)
         return {
-            name: piece.view(*rows.shape[:-1], *shape)
+            name: piece.view((*rows.shape[:-1], *shape))
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
 

@@ -164,12 +164,16 @@ def _learners(*, episodic: bool) -> list[Values]:
 
 
 def episode_variants() -> list[Variant]:
-    """Every setting of every learner that takes episodes, on each problem that it can serve."""
-    problems = [make_episode_problem(kind) for kind in ("regression", "binary", "multiclass")]
-    problems.append(make_episode_problem("multiclass", IMAGE, shots=2))
-    out = []
+    """Every setting of every learner that takes episodes, where it can be built.
+
+    On regression and N-way tables, the first of each learner on binary tasks and on images, too.
+    """
+    some = [make_episode_problem(kind) for kind in ("regression", "multiclass")]
+    more = [make_episode_problem("binary"), make_episode_problem("multiclass", IMAGE, shots=2)]
+    out: list[Variant] = []
     for values in _learners(episodic=True):
-        for problem in problems:
+        first = all(v.values["adaptation.kind"] != values["adaptation.kind"] for v in out)
+        for problem in [*some, *more] if first else some:
             how = {"backbone.kind": "conv"} if problem.is_image else {}
             variant = Variant(problem, {**how, **values})
             try:

@@ -52,10 +52,11 @@ def test_a_target_of_its_own_unit_is_standardised_by_its_rows(encoder):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_equal_values_are_no_error(encoder, rows):
-    found = read_support(COLUMNS, encoder, table(rows=rows).assign(weight=7.0))
-    assert found.y.tolist() == [0.0] * rows
-    assert found.task.restore(np.zeros(1)).tolist() == [7.0]
+def test_equal_values_tell_no_unit(encoder, rows):
+    same = table(rows=rows).assign(weight=0.1)
+    refused("two different values: .* Found `0.1` only.", COLUMNS, encoder, same)
+    found = read_support(SITES, encoder, same, target="weight")  # the unit is that of training
+    np.testing.assert_allclose(found.y, [(0.1 - 100) / 20] * rows, rtol=1e-6)
 
 
 def test_classes_are_numbered_from_the_labels(encoder):
@@ -77,6 +78,14 @@ def test_two_classes_keep_their_order_in_training(encoder):
         NewTask("binary", "auc", "sold", None, (0, 1)), encoder, rows.assign(sold=[0.0, 1.0] * 6)
     )
     assert numbers.y.tolist() == [0, 1] * 6
+
+
+def test_columns_of_other_words_have_their_own_classes(encoder):
+    new = NewTask("binary", "accuracy", None, None, ("no", "yes"))
+    rows = table().assign(new=["off", "on"] * 6)
+    assert read_support(new, encoder, rows).task.classes == ("off", "on")
+    known = read_support(new, encoder, rows.assign(new=["yes", "no"] * 6))
+    assert known.task.classes == ("no", "yes")
 
 
 def test_labels_beside_arrays_and_tables(encoder):

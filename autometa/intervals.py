@@ -154,6 +154,32 @@ def bootstrap(
     return Bootstrap(observed, Evaluation(tuple(specs), error.reshape(shape), constant, n), weights)
 
 
+def bootstrap_groups(
+    spec: TaskSpec,
+    error: Float[np.ndarray, "arms seeds groups"],
+    constant_error: Float[np.ndarray, "groups"],
+    n: Float[np.ndarray, "groups"],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Bootstrap:
+    """Resample groups of rows as wholes: held-out tasks, or episodes.
+
+    Args:
+        spec: stands for all groups, whose statistics (`metrics`) are summed.
+    """
+    rng = np.random.default_rng(seed)
+    n_seeds, n_groups = error.shape[1:]
+    weights = _draws(rng, n_seeds, resamples).T.astype(np.float64) / max(n_seeds - 1, 1)
+    draws = _draws(rng, n_groups, resamples).astype(np.float64) * _scale(n_groups)
+
+    def summed(by: np.ndarray) -> Evaluation:
+        parts = (np.asarray(part @ by)[..., None] for part in (error, constant_error, n))
+        return Evaluation((spec,), *parts)
+
+    return Bootstrap(summed(np.ones((n_groups, 1))), summed(draws), weights)
+
+
 _Kernel: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 

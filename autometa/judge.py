@@ -8,9 +8,7 @@ opens the test rows.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +18,18 @@ from torch import device as torch_device
 
 from autometa.baselines import gbdt_predictions
 from autometa.comparison import Comparison, compare
-from autometa.errors import InfrastructureError
+from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
 from autometa.metrics import evaluate
-from autometa.model import Model
 from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
-from autometa.searching.finalists import Rerun, Runs, best_of
+from autometa.searching.finalists import Rerun
 from autometa.searching.progress import Progress
-from autometa.searching.settings import SearchSettings, rerun_seeds, run_seed
-from autometa.space import Arm
+from autometa.searching.settings import SearchSettings
 from autometa.study import is_advised, is_eligible
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.population import Trainer, task_specs
-from autometa.training.state import PopulationState, Run, load_run
+from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
-
-#: the paired seeds of the final comparison
-FINAL_SEEDS = 5
-#: streams of seeds that no trial uses
-_FINAL, _REFIT = 1_000_002, 1_000_003
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A trial that was run again: its mean score on validation and what it was.
-
-    `kept`: whether it keeps to the bound, where one is set for its arm.
-    """
-
-    arm: Arm
-    number: int
-    config: TrialConfig
-    value: float
-    kept: Kept | None = None
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """Larger is better: by score among those that keep to the bound, else by how nearly."""
-        if self.kept is None or self.kept.feasible:
-            return True, self.value
-        return False, -self.kept.closest.below
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the final comparison found, and the model it recommends.
-
-    Attributes:
-        winners: the winner of each arm that was searched.
-        finalists: all that were trained again without fail.
-        test: plain JSON: scores, Δm, verdict and tasks, as `Comparison.to_json` gives it.
-        model: folder of the recommended model.
-    """
-
-    winners: dict[str, Finalist]
-    finalists: tuple[Finalist, ...]
-    test: dict[str, Any]
-    model: Path
 
 
 class Judge:
@@ -100,13 +53,15 @@ class Judge:
     ) -> None:
         self._suite = suite
         self._settings = settings
-        self._study = study
-        self._folder = folder
-        self._models = models
-        self._notify = notify
-        self._runs = Runs(folder, suite.fingerprint, settings.max_epochs, settings.device)
-        self._done = 0
-        self._total = 0
+        self._finals = Finals(
+            settings,
+            study=study,
+            fingerprint=suite.fingerprint,
+            folder=folder,
+            models=models,
+            notify=notify,
+        )
+        self.unit_done = self._finals.unit_done
 
     def script(
         self,
@@ -124,54 +79,22 @@ class Judge:
         Raises:
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
-        self._suite.without_test().save(self._folder / "suite")
+        self._suite.without_test().save(self._finals.folder / "suite")
         known = known if reference is None and known is not None else {}
-        finalists = yield from self._finalists(trials, reference, known)
+        finalists = yield from self._finals.finalists(
+            trials, known, lambda trial, run: self._finalist(trial, run, reference)
+        )
         winners: dict[str, Finalist] = {}
         for one in finalists:
             if one.arm not in winners or one.rank > winners[one.arm].rank:
                 winners[one.arm] = one
-        states = yield from self._train_final(winners)
+        states = yield from self._finals.train({arm: w.config for arm, w in winners.items()})
         test = self._compare(winners, states, describe_independent(trials))
         test["winners"] = {arm: winner.number for arm, winner in winners.items()}
         test["notes"] = [*test.get("notes", ()), *_notes(winners, trials)]
         test = self._judge_bound(test, trials, winners, reference)
         model = yield from self._refit(winners[test["recommended"]], test)
         return Judgement(winners, finalists, test, model)
-
-    def _finalists(
-        self,
-        trials: Sequence[FrozenTrial],
-        reference: Reference | None,
-        known: Mapping[str, float],
-    ) -> Script[tuple[Finalist, ...]]:
-        """The best of each arm and what the diagnosis advised, trained again with new seeds."""
-        chosen = [trial for arm in ("sharing", "independent") for trial in best_of(trials, arm)]
-        chosen += [t for t in trials if is_advised(t) and is_eligible(t) and t not in chosen]
-        if not chosen:
-            raise InfrastructureError(
-                "No trial completed, so there is nothing to judge. `autometa trials "
-                f"{self._study}` gives the reason of each failure; resume with more trials."
-            )
-        arms = {trial.user_attrs["arm"] for trial in chosen}
-        new = [trial for trial in chosen if str(trial.number) not in known]
-        self._total = len(new) + len(arms) + 1
-        self._say("The best trials of each arm are run again with new seeds.")
-        seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in new]
-        again = yield from self._runs.rerun(new, seeds)
-        runs = {trial.number: run for trial, run in zip(new, again, strict=True)}
-        runs |= {t.number: Rerun(known[str(t.number)], {}) for t in chosen if t not in new}
-        finalists = []
-        for trial in chosen:
-            run = runs[trial.number]
-            if run is not None:
-                finalists.append(self._finalist(trial, run, reference))
-        if not finalists:
-            raise InfrastructureError(
-                "None of the best trials could be trained again: all diverged with new seeds. "
-                "Lower the learning rates of the space and resume with more trials."
-            )
-        return tuple(finalists)
 
     def _finalist(self, trial: FrozenTrial, run: Rerun, reference: Reference | None) -> Finalist:
         arm, delta = trial.user_attrs["arm"], self._settings.no_task_worse_than
@@ -194,27 +117,6 @@ class Judge:
             return test
         found = judge_bound(test, trials, reference, delta, sharing.number, sharing.kept)
         return found if found["recommended"] in winners else {**found, "recommended": "sharing"}
-
-    def _train_final(self, winners: dict[str, Finalist]) -> Script[dict[str, PopulationState]]:
-        """Every winner trained with the same seeds."""
-        seeds = [run_seed(self._settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
-        units = [
-            self._runs.unit(f"final-{arm}", winner.config.flat(), seeds, keep=True)
-            for arm, winner in winners.items()
-        ]
-        self._say(f"The winner of each arm is trained with {FINAL_SEEDS} paired seeds.")
-        results = yield units
-        states = {}
-        for (arm, winner), unit, result in zip(winners.items(), units, results, strict=True):
-            failed = [r.reason for r in result.results if r.reason]
-            if failed:
-                raise InfrastructureError(
-                    f"A final run of trial {winner.number} failed: {failed[0]}"
-                )
-            states[arm] = PopulationState.join(
-                [load_run(unit.checkpoint(n, unit.to_epoch)) for n in unit.names]
-            )
-        return states
 
     def _compare(
         self,
@@ -273,38 +175,18 @@ class Judge:
         )
 
     def _refit(self, winner: Finalist, test: dict[str, Any]) -> Script[Path]:
-        merged = self._suite.merged()
-        merged.save(self._folder / "merged")
-        seed = run_seed(self._settings.seed, _REFIT)
-        unit = self._runs.unit("refit", winner.config.flat(), [seed], keep=True, suite="merged")
-        self._say("The recommended model is trained on training and validation rows.")
-        (result,) = yield [unit]
-        if result.results[0].reason:
-            raise InfrastructureError(f"The final refit failed: {result.results[0].reason}")
         facts = {
             "suite": self._suite.name,
             "fingerprint": self._suite.fingerprint,
-            "study": self._study,
             "trial": winner.number,
             "arm": winner.arm,
-            "epochs": self._settings.max_epochs,
-            "seed": seed,
             "validation_score": winner.value,
             "test_score": test["score" if winner.arm == "sharing" else "independent_score"],
             "verdict": test["verdict"],
         }
-        state = load_run(unit.checkpoint("refit-0", unit.to_epoch))
-        path = self._models / self._study
-        shutil.rmtree(path, ignore_errors=True)
-        return Model.of(merged, winner.config, state, facts).save(path)
-
-    def unit_done(self) -> None:
-        """Tell the user that one of the script's units has ended."""
-        self._done += 1
-        self._notify(Progress("judge", self._done, self._total))
-
-    def _say(self, message: str) -> None:
-        self._notify(Progress("judge", self._done, self._total, message=message))
+        self._finals.say("The recommended model is trained on training and validation rows.")
+        path = yield from self._finals.refit(self._suite.merged(), winner.config, facts)
+        return path
 
 
 def describe_sharing(config: TrialConfig) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from autometa.api.closing import closing
+from autometa.api.episodic import (
+    EPISODES,
+    QUERIES,
+    EpisodeRequest,
+    asked_episodes,
+    check_same_episodes,
+    check_settings_of_episodes,
+    episode_facts,
+)
+from autometa.api.logged import log_end, log_start
 from autometa.api.objectives import check_bound, check_objectives, front_rows
 from autometa.api.prepare import (
     check_settings,
@@ -32,17 +39,14 @@ from autometa.api.results import (
     tracked,
 )
 from autometa.config import flatten, read_yaml
-from autometa.diagnosis import Diagnosis
 from autometa.errors import ConfigError, UserError
 from autometa.home import Home, check_study_name
-from autometa.judge import Judge
 from autometa.model import Model
-from autometa.searching.executors import Chain, Executor, InlineExecutor, ScriptSource
+from autometa.searching.executors import Chain, Executor, InlineExecutor
 from autometa.searching.loop import SearchLoop, SearchSettings
 from autometa.searching.progress import Progress
-from autometa.space import Space
 from autometa.study import open_study
-from autometa.tasks import TaskSuite, load_suite
+from autometa.tasks import EpisodicSuite, TaskSuite, load_suite
 from autometa.tracking import Tracker
 from autometa.training.devices import find_device
 from autometa.training.population import Trainer
@@ -51,12 +55,9 @@ from autometa.trial import TrialConfig
 
 Notify = Callable[[Progress], None]
 
-#: rows of the data set that MLflow gets a digest and a profile of
-_LOGGED_ROWS = 10_000
-
 
 def search(
-    suite: TaskSuite | str | Path,
+    suite: TaskSuite | EpisodicSuite | str | Path,
     *,
     space: str | Path | None = None,
     study_name: str | None = None,
@@ -77,11 +78,21 @@ def search(
     pruner: str = "asha",
     device: str = "auto",
     diagnose: bool = True,
+    episodic: bool = False,
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int = QUERIES,
+    one_task: bool = False,
+    test_ways: int | None = None,
+    test_shots: int | None = None,
     home: str | Path | None = None,
     progress: Notify | None = None,
     **suite_options: Any,
 ) -> SearchResult:
     """Search how the tasks of a suite should share, and judge it against independent networks.
+
+    With `episodic` whole tasks are held out, and what is searched is how a new task is learned from
+    a few rows; it is judged on the held-out tasks, against learning from scratch and others.
 
     Args:
         suite: a suite, or what `load_suite` takes, with its options as `suite_options`.
@@ -103,7 +114,11 @@ def search(
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
         device: `auto`, `cpu` or `cuda`.
         diagnose: find out why sharing hurts or helps, and try what that advises: at most two
-            trials a diagnosis, beyond `n_trials`, which are judged like any other.
+            trials a diagnosis, beyond `n_trials`, which are judged like any other. Not in episodes.
+        episodic: search in episodes of `shots` support rows and `queries` query rows, of each of
+            `ways` classes where tasks have several.
+        one_task: classes of an episode are all of one task, not of any of its split.
+        test_ways, test_shots: of test episodes, if they are to differ from those of training.
         home: the home folder; `$AUTOMETA_HOME` or `./autometa-home` if None.
         progress: called with a `Progress` after every change.
 
@@ -127,19 +142,32 @@ def search(
     )
     check_settings(settings, workers, gpus_per_worker)
     check_objectives(settings)
+    episodes = asked_episodes(
+        episodic,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        one_task=one_task,
+        test_ways=test_ways,
+        test_shots=test_shots,
+    )
     place = Home.find(home)
-    if isinstance(suite, TaskSuite) and suite_options:
-        raise UserError(f"Options {', '.join(suite_options)} go to `load_suite`, not to a suite.")
-    loaded = suite if isinstance(suite, TaskSuite) else load_suite(suite, **suite_options)
+    loaded = _load(suite, episodes, suite_options)
+    facts = None
+    if isinstance(loaded, EpisodicSuite):
+        check_settings_of_episodes(settings)
+        facts, diagnose = episode_facts(loaded), False
     name = (
         choose_name(place, storage, loaded, resume)
         if study_name is None
         else check_study_name(study_name)
     )
     earlier = earlier_attrs(place, name, storage, resume)
+    check_same_episodes(name, earlier, facts)
     bound = choose_space(space, loaded, name, earlier, settings, notify)
     check_bound(settings, bound, loaded)
     attrs = study_attrs(name, loaded, bound, settings, earlier)
+    attrs |= {} if facts is None else {EPISODES: facts}
     with ExitStack() as stack:
         tracker = stack.enter_context(
             Tracker.open(mlflow_tracking_uri, place, name, study_id=attrs["id"])
@@ -163,7 +191,7 @@ def search(
             loaded.without_test().save(folder / "suite")
             executor = _executor(workers, ray_address, gpus_per_worker)
             stack.callback(executor.close)
-            _log_start(tracker, loaded, bound, settings)
+            log_start(tracker, loaded, bound, settings)
             loop = SearchLoop(
                 handle,
                 bound,
@@ -174,26 +202,17 @@ def search(
                 tracker=tracker,
                 notify=notify,
             )
-            judge = Judge(
-                loaded, settings, study=name, folder=folder, models=place.models, notify=notify
-            )
-            diagnosis = Diagnosis(
+            diagnosing, judging = closing(
                 loaded,
                 settings,
                 handle,
+                loop,
                 folder=folder,
+                models=place.models,
                 tracker=tracker,
                 notify=notify,
-                is_late=loop.is_late,
             )
-            diagnosing = ScriptSource(diagnosis.script, diagnosis.unit_done)
-            judging = ScriptSource(
-                lambda: judge.script(
-                    handle.trials(), loop.reference, (diagnosing.returned or {}).get("reruns")
-                ),
-                judge.unit_done,
-            )
-            between = [diagnosing] if diagnose else []
+            between = [diagnosing] if diagnose and diagnosing is not None else []
             executor.run(Chain(loop, loop.referencing(), loop, *between, judging))
             handle.commit()
             if judging.returned is None:  # Ctrl-C
@@ -209,8 +228,9 @@ def search(
                     front=front_rows(handle, cost),
                 )
             test, model = judging.returned.test, judging.returned.model
-            if stored_diagnosis(handle) is not None and diagnosing.returned is not None:
-                store_tried(handle, diagnosing.returned, judging.returned)
+            advice = None if diagnosing is None else diagnosing.returned
+            if stored_diagnosis(handle) is not None and advice is not None:
+                store_tried(handle, advice, judging.returned)
             kept = {
                 "test": test,
                 "model": str(model),
@@ -219,7 +239,7 @@ def search(
             }
             handle.set_attr("judgement", kept)
             handle.commit()
-            _log_end(tracker, test, model, stored_diagnosis(handle))
+            log_end(tracker, test, model, stored_diagnosis(handle))
             shutil.rmtree(folder, ignore_errors=True)
         result = search_result(
             handle,
@@ -237,17 +257,24 @@ def search(
 
 
 def train(
-    suite: TaskSuite | str | Path,
+    suite: TaskSuite | EpisodicSuite | str | Path,
     config: Mapping[str, Any] | str | Path,
     *,
     max_epochs: int = 27,
     seed: int = 0,
     device: str = "auto",
+    episodic: bool = False,
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int = QUERIES,
+    one_task: bool = False,
     home: str | Path | None = None,
     out: str | Path | None = None,
     **suite_options: Any,
 ) -> TrainResult:
     """Train one configuration on the training rows and score it on the validation rows.
+
+    With `episodic` on training tasks, and on the validation tasks, as in `search`.
 
     Args:
         config: dotted names to values, or a YAML file of them; what is missing takes its default.
@@ -264,7 +291,16 @@ def train(
             f"Parameter `max_epochs` should be at least 1. Found `max_epochs = {max_epochs}`."
         )
     found = find_device(device)
-    loaded = suite if isinstance(suite, TaskSuite) else load_suite(suite, **suite_options)
+    episodes = asked_episodes(
+        episodic,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        one_task=one_task,
+        test_ways=None,
+        test_shots=None,
+    )
+    loaded = _load(suite, episodes, suite_options)
     stripped = loaded.without_test()
     trainer = Trainer(stripped, max_epochs, found)
     runs = [Run(parsed, seed)]
@@ -305,6 +341,26 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return flatten(read_yaml(text, f"Configuration `{path}`"))
 
 
+def _load(
+    suite: TaskSuite | EpisodicSuite | str | Path,
+    episodes: EpisodeRequest | None,
+    options: Mapping[str, Any],
+) -> TaskSuite | EpisodicSuite:
+    """The suite that was given or named, in episodes where they are asked for."""
+    ready = isinstance(suite, TaskSuite | EpisodicSuite)
+    if ready and options:
+        raise UserError(f"Options {', '.join(options)} go to `load_suite`, not to a suite.")
+    loaded = suite if isinstance(suite, TaskSuite | EpisodicSuite) else load_suite(suite, **options)
+    if isinstance(loaded, EpisodicSuite):
+        if episodes is not None:
+            raise UserError(
+                "Parameter `episodic` is about suites of tasks. The suite given is one of episodes "
+                "already: leave out `episodic`, `ways` and `shots`."
+            )
+        return loaded
+    return loaded if episodes is None else episodes.of_suite(loaded)
+
+
 def _executor(workers: int | None, ray_address: str | None, gpus: float) -> Executor:
     if workers == 0:
         return InlineExecutor()
@@ -312,37 +368,6 @@ def _executor(workers: int | None, ray_address: str | None, gpus: float) -> Exec
 
     count = workers or (None if ray_address else os.cpu_count() or 1)
     return RayExecutor(count, ray_address, gpus)
-
-
-def _log_start(tracker: Tracker, suite: TaskSuite, space: Space, settings: SearchSettings) -> None:
-    rows = suite.rows("train")
-    frame = None
-    if not suite.is_image:
-        frame = pd.DataFrame(rows.x[:_LOGGED_ROWS].numpy()).add_prefix("x")
-        targets = rows.y[:_LOGGED_ROWS].numpy().reshape(len(frame), -1)
-        frame = frame.join(pd.DataFrame(targets).add_prefix("y"))
-    tracker.search_started(
-        asdict(settings), {"suite": suite.name}, suite.describe(), space.text, frame, suite.name
-    )
-
-
-def _log_end(
-    tracker: Tracker,
-    test: dict[str, Any],
-    model: Path,
-    diagnosis: dict[str, Any] | None,
-) -> None:
-    numbers = {
-        f"test/{key}": test[key]
-        for key in ("score", "independent_score", "gbdt_score", "difference", "delta_m")
-        if test.get(key) is not None
-    }
-    tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
-    texts = {}
-    if diagnosis is not None and diagnosis["reason"] is None:
-        tags["diagnosis"] = diagnosis["cause"]
-        texts["diagnosis.json"] = json.dumps(diagnosis, indent=1)
-    tracker.search_finished(numbers, tags, [model], "FINISHED", texts)
 
 
 def _new_folder(models: Path, stem: str) -> Path:

@@ -11,7 +11,7 @@ from autometa.searching.costs import check_cost
 from autometa.searching.settings import SearchSettings, independent_trials
 from autometa.space import Space
 from autometa.study import WITH_OBJECTIVES, StudyHandle, pareto_front
-from autometa.tasks import TaskSuite
+from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.trial import TrialConfig
 
 
@@ -49,13 +49,13 @@ def check_objectives(settings: SearchSettings) -> None:
         )
 
 
-def check_bound(settings: SearchSettings, space: Space, suite: TaskSuite) -> None:
+def check_bound(settings: SearchSettings, space: Space, suite: TaskSuite | EpisodicSuite) -> None:
     """Refuse a bound where nothing shares, or no task can be judged.
 
     Raises:
         UserError: one sentence that says so.
     """
-    if settings.no_task_worse_than is None:
+    if settings.no_task_worse_than is None or isinstance(suite, EpisodicSuite):
         return
     if len(space.arms) < 2:
         raise UserError(

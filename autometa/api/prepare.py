@@ -16,7 +16,7 @@ from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
 from autometa.space import Space, default_space
 from autometa.study import StudyHandle, is_advised, list_studies, make_sampler, read_study
-from autometa.tasks import TaskSuite
+from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.training.devices import find_device
 
 #: settings that a resumed study must keep: its rungs, seeds and arms depend on them
@@ -59,7 +59,9 @@ def check_settings(settings: SearchSettings, workers: int | None, gpus: float) -
     find_device(settings.device)
 
 
-def choose_name(home: Home, storage: str | None, suite: TaskSuite, resume: bool) -> str:
+def choose_name(
+    home: Home, storage: str | None, suite: TaskSuite | EpisodicSuite, resume: bool
+) -> str:
     """`<suite>-1`, `-2`, …: the first free name, or to resume the last one taken."""
     stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in suite.name).strip("-._")
     stem = (stem or "study")[:80]
@@ -79,7 +81,7 @@ def earlier_attrs(home: Home, name: str, storage: str | None, resume: bool) -> d
 
 def choose_space(
     space: str | Path | None,
-    suite: TaskSuite,
+    suite: TaskSuite | EpisodicSuite,
     name: str,
     earlier: dict[str, Any],
     settings: SearchSettings,
@@ -97,7 +99,7 @@ def choose_space(
     else:
         chosen = default_space(suite)
     bound = chosen.bind(suite)
-    if not bound.cuts:
+    if not bound.cuts or isinstance(suite, EpisodicSuite):
         return bound
     groups = earlier.get(GROUPS)
     if groups is None or len(groups[0]) != suite.n_tasks:  # other data is refused later
@@ -111,7 +113,7 @@ def choose_space(
 
 def study_attrs(
     name: str,
-    suite: TaskSuite,
+    suite: TaskSuite | EpisodicSuite,
     space: Space,
     settings: SearchSettings,
     earlier: dict[str, Any],

@@ -11,7 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from autometa.diagnosis import ATTRIBUTE, stored
-from autometa.judge import Judgement
+from autometa.finals import Judgement
 from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
 from autometa.tracking import Tracker
 

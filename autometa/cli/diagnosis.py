@@ -38,6 +38,11 @@ def diagnose(
     with quiet_stdout():
         opened = read_study(Home.find(home), study, storage)
     found = opened.user_attrs.get("diagnosis")
+    if "episodes" in opened.user_attrs:
+        raise StudyError(
+            f"Study `{study}` is one of episodes, which have no diagnosis: nothing is shared by "
+            "force there, as every task adapts. `autometa trials` shows what was tried."
+        )
     if found is None:
         raise StudyError(
             f"Study `{study}` has no diagnosis. Give its search again with --resume and without "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autometa.cli.diagnosis import print_diagnosis
+from autometa.cli.episodes import print_methods
 from autometa.cli.output import duration, say, settings, shown, table
 from autometa.home import Home
 
@@ -47,7 +48,10 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
         say(f"For comparison, gradient-boosted trees score {test['gbdt_score']:.3f}.")
     if test.get("constraint"):
         _bound(test["constraint"])
-    if test["tasks"]:
+    if "methods" in test:
+        say()
+        print_methods(test)
+    elif test["tasks"]:
         say()
         _tasks(test["tasks"], test.get("constraint"))
     if found["diagnosis"] is not None:
@@ -164,10 +168,15 @@ def _front(found: dict[str, Any]) -> None:
 
 def _next(found: dict[str, Any], home: Home) -> None:
     where = "" if home == Home.find() else f" --home {shown(home.root)}"
-    kind = "independent networks" if found["test"]["recommended"] == "independent" else "sharing"
-    model = shown(Path(found["model"]))
-    say(f"Model ({kind}, trained again on training and validation rows): {model}")
-    say(f"  autometa predict {model} NEW_ROWS --out predictions.csv")
+    test, model = found["test"], shown(Path(found["model"]))
+    if "methods" in test:
+        kept = next(m["words"] for m in test["methods"] if m["name"] == test["recommended"])
+        say(f"Model ({kept}, trained again on training and validation tasks): {model}")
+        say(f"  autometa adapt {model} NEW_TASK.csv --out ADAPTED")
+    else:
+        kind = "independent networks" if test["recommended"] == "independent" else "sharing"
+        say(f"Model ({kind}, trained again on training and validation rows): {model}")
+        say(f"  autometa predict {model} NEW_ROWS --out predictions.csv")
     say(f"  autometa trials {found['study']}{where}")
     if found["diagnosis"] is not None and found["diagnosis"]["reason"] is None:
         say(f"  autometa diagnose {found['study']}{where}")

@@ -25,6 +25,11 @@ def train(
     group_column: options.GroupColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
+    episodic: options.Episodic = False,
+    ways: options.Ways = None,
+    shots: options.Shots = None,
+    queries: options.Queries = 15,
+    one_task: options.OneTask = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +74,11 @@ def train(
             max_epochs=max_epochs,
             seed=seed,
             device=device,
+            episodic=episodic,
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            one_task=one_task,
             home=home,
             out=out,
             **data,

@@ -174,6 +174,67 @@ Drop = Annotated[
     typer.Option(metavar="A,B", help="Columns to leave out.", rich_help_panel=_SUITE),
 ]
 
+# --- episodes ----------------------------------------------------------------------------------
+
+_EPISODES = "Episodes: learning new tasks from a few rows"
+
+Episodic = Annotated[
+    bool,
+    typer.Option(
+        "--episodic",
+        help="Hold out whole tasks, and search how a new one is learned from a few rows.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+Ways = Annotated[
+    int | None,
+    typer.Option(
+        callback=at_least(2),
+        help="Classes of an episode, where tasks have several classes.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+Shots = Annotated[
+    int | None,
+    typer.Option(
+        callback=at_least(1),
+        help="Rows that a new task is learned from; with --ways of each class.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+Queries = Annotated[
+    int,
+    typer.Option(
+        callback=at_least(1),
+        help="Rows that are predicted after it; with --ways of each class.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+OneTask = Annotated[
+    bool,
+    typer.Option(
+        "--one-task",
+        help="Classes of an episode are all of one task (one alphabet), not of any.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+TestWays = Annotated[
+    int | None,
+    typer.Option(
+        callback=at_least(2),
+        help="Ways of the final test, if they are to differ from those of training.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+TestShots = Annotated[
+    int | None,
+    typer.Option(
+        callback=at_least(1),
+        help="Shots of the final test, if they are to differ from those of training.",
+        rich_help_panel=_EPISODES,
+    ),
+]
+
 # --- everywhere --------------------------------------------------------------------------------
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study.")]

@@ -30,6 +30,13 @@ def search(
     group_column: options.GroupColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
+    episodic: options.Episodic = False,
+    ways: options.Ways = None,
+    shots: options.Shots = None,
+    queries: options.Queries = 15,
+    one_task: options.OneTask = False,
+    test_ways: options.TestWays = None,
+    test_shots: options.TestShots = None,
     space: Annotated[
         str | None,
         typer.Option(
@@ -149,6 +156,10 @@ def search(
     sharing hurts or helps, and what they advise is tried in up to two more trials. The best of
     each are trained again with several seeds, compared once on the test rows, and the winner is
     kept as a model.
+
+    With --episodic --shots 10 (or --ways 5 --shots 1) whole tasks are held out, and what is
+    searched is how a new task is learned from so few rows: by gradient, prototypes, a neural
+    process, a Bayesian head or fine-tuning. The yardstick is learning it from scratch.
     """
     data = options.suite_options(
         targets=targets,
@@ -186,6 +197,13 @@ def search(
                 pruner=pruner,
                 device=device,
                 diagnose=diagnosis,
+                episodic=episodic,
+                ways=ways,
+                shots=shots,
+                queries=queries,
+                one_task=one_task,
+                test_ways=test_ways,
+                test_shots=test_shots,
                 home=home,
                 progress=progress,
                 **data,

@@ -50,6 +50,7 @@ class FineTune(Learner):
 
     Config = FineTuneConfig
     episodic = True
+    any_ways = True
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class FineTune(Learner):
             return params | {f"support.{name}": part for name, part in rows.items()}
         rate = step.rate("inner_lr")
         own = self._inner.adapt(
-            self._whole(params),
+            self._whole(params, support.tasks),
             support,
             step,
             steps=self._config.test_steps,
@@ -143,17 +144,24 @@ class FineTune(Learner):
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         return self._inner.outputs(self._whole(params), x, Step())
 
-    def _whole(self, params: Params) -> Params:
-        """The leaves under the network's names, with the head of a new task."""
+    def _whole(self, params: Params, tasks: Tensor | None = None) -> Params:
+        """The leaves under the network's names, with the head of a new task.
+
+        Args:
+            tasks: as in `Batch`; there may be more or fewer classes than in training, of which
+                the head starts at zero.
+        """
+        head = self._network.parts.head
+        ways = head.channels if tasks is None or tasks.ndim < 2 else tasks.shape[1]
         if self._scratch:
-            return {name.removesuffix(_END): leaf for name, leaf in params.items()}
-        if self._wide:
-            head, like = self._network.parts.head, params["base_head.bias"]
-            return params | {
-                "head.weight": like.new_zeros(1, head.channels, head.in_features),
-                "head.bias": like.new_zeros(1, head.channels),
-            }
-        return params
+            whole = {name.removesuffix(_END): leaf for name, leaf in params.items()}
+        else:
+            whole = dict(params)
+        if self._wide or ways != head.channels:
+            like = next(iter(params.values()))
+            whole["head.weight"] = like.new_zeros(1, ways, head.in_features)
+            whole["head.bias"] = like.new_zeros(1, ways)
+        return whole
 
     def _base_losses(self, params: Params, batch: Batch, step: Step) -> Tensor:
         """Cross-entropy of each task's rows among the classes of all training tasks."""

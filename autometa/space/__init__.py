@@ -1,5 +1,6 @@
 """Search spaces: YAML files, what they suggest, and whether a suite can build all of it."""
 
+from autometa.space.default import default_space
 from autometa.space.parameters import (
     MAX_CLUSTERS,
     Categorical,
@@ -11,7 +12,8 @@ from autometa.space.parameters import (
     Suggests,
     readable,
 )
-from autometa.space.space import Arm, Space, default_space, shipped_spaces
+from autometa.space.shipped import shipped_spaces
+from autometa.space.space import Arm, Space
 
 __all__ = [
     "MAX_CLUSTERS",

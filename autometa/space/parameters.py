@@ -43,13 +43,22 @@ def _numbers(value: Any) -> Any:
 
 
 def _conditions(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        value = (value,) if value else ()
+    return tuple(_condition(one) for one in value) if isinstance(value, list | tuple) else value
+
+
+def _condition(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {k: _numbers(v) if isinstance(v, list) else [_number(v)] for k, v in value.items()}
 
 
 Scalar = bool | int | float | str | None
-When = Annotated[dict[str, tuple[Scalar, ...]], BeforeValidator(_conditions)]
+Condition = dict[str, tuple[Scalar, ...]]
+"""Names of earlier parameters → the values that each may have; all have to hold."""
+When = Annotated[tuple[Condition, ...], BeforeValidator(_conditions)]
+"""Conditions of which one has to hold; none: always."""
 
 
 class Suggests(Protocol):
@@ -70,7 +79,7 @@ class Fixed(Config):
     """A plain value in the file: not searched."""
 
     value: Scalar
-    when: When = Field(default_factory=dict)
+    when: When = ()
 
 
 class Float(Config):
@@ -81,7 +90,7 @@ class Float(Config):
     high: float = Field(allow_inf_nan=False)
     log: bool = False
     step: float | None = Field(None, gt=0)
-    when: When = Field(default_factory=dict)
+    when: When = ()
 
     def distribution(self, given: Mapping[str, Any]) -> FloatDistribution:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
@@ -98,7 +107,7 @@ class Int(Config):
     high: int | str
     log: bool = False
     step: int = Field(1, ge=1)
-    when: When = Field(default_factory=dict)
+    when: When = ()
 
     def bounds(self, given: Mapping[str, Any]) -> tuple[int, int]:
         low, high = (int(given[b]) if isinstance(b, str) else b for b in (self.low, self.high))
@@ -118,7 +127,7 @@ class Categorical(Config):
 
     type: Literal["categorical"]
     choices: Annotated[tuple[Scalar, ...], BeforeValidator(_numbers)] = Field(min_length=1)
-    when: When = Field(default_factory=dict)
+    when: When = ()
 
     def distribution(self, given: Mapping[str, Any]) -> CategoricalDistribution:
         return CategoricalDistribution(self.choices)
@@ -131,7 +140,7 @@ class PartitionsEntry(Config):
     """What a file says of them: that they are searched."""
 
     type: Literal["partitions"]
-    when: When = Field(default_factory=dict)
+    when: When = ()
 
 
 class Partitions(PartitionsEntry):
@@ -213,6 +222,14 @@ class Partitions(PartitionsEntry):
         every = self.cuts or refinements("0" * self.n_tasks)
         apart = len(set(every[-1])) == self.n_tasks > 1
         return every[:-1] if apart else every
+
+
+def holds(when: When, given: Mapping[str, Any]) -> bool:
+    """Whether a condition is met, if there is any; a parameter that is absent meets none."""
+    return not when or any(
+        all(other in given and given[other] in values for other, values in condition.items())
+        for condition in when
+    )
 
 
 def n_blocks(given: Mapping[str, Any]) -> int:

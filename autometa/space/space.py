@@ -8,15 +8,17 @@
         {type: categorical, choices: [input, every], when: {conditioning.kind: multiplicative}}
 
 `sharing.partitions: {type: partitions}` searches trees of tasks (`parameters.Partitions`).
-A parameter is suggested only where all of its `when` hold; elsewhere its default holds. One file
-describes both arms of a study: in the arm `independent` the parameter `sharing.kind` is not
-suggested but fixed to `independent`, and what hangs on other kinds of sharing falls away.
+A parameter is suggested only where all of its `when` holds, or one of a list of such conditions;
+elsewhere its default holds. One file describes both arms of a study: in the arm `independent` the
+parameter `sharing.kind` is not suggested but fixed to `independent`, and what hangs on other kinds
+of sharing falls away. Parameters under `independent:` are that arm's alone; they take the place of
+those of the same name, and new ones come after all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,20 +36,23 @@ from autometa.space.parameters import (
     Parameter,
     Partitions,
     Suggests,
+    holds,
     n_blocks,
     read_parameter,
 )
+from autometa.space.shipped import shipped_spaces
 
 if TYPE_CHECKING:
     from autometa.networks import Problem
-    from autometa.tasks import TaskSuite
+    from autometa.tasks import EpisodicSuite, TaskSuite
 
 Arm = Literal["sharing", "independent"]
+Section = Literal["parameters", "independent"]
+Key = tuple[Section, str]
+"""Which parameter: the section of the file, and its name."""
 Assignment = dict[str, Any]
 KIND = "sharing.kind"
 INDEPENDENT = "independent"
-LARGE_IMAGE = 400
-"""Images of at least so many pixels a channel get the convolutional default space."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Space:
         where: file or name, for messages.
         unbuildable: what `bind` does with choices that this suite cannot build: `error` or `drop`.
         parameters: name → parameter, in the order of the file.
+        independent: likewise of the independent arm alone.
         dropped: what `bind` left out and why, one sentence each.
     """
 
@@ -67,6 +73,7 @@ class Space:
     description: str
     unbuildable: Literal["error", "drop"]
     parameters: dict[str, Parameter]
+    independent: dict[str, Parameter] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
 
     @classmethod
@@ -75,14 +82,23 @@ class Space:
 
         Raises:
             SpaceError: not YAML, an unknown key or type, an empty range, a `when` or a bound that
-                names a later or missing parameter, or a value that can never hold.
+                names a later or missing parameter, a value that can never hold, or a parameter
+                that the arms search in ways that one study cannot hold.
         """
         file = parse(_File, read_yaml(text, where, SpaceError), where=where, error=SpaceError)
-        parameters = {
-            name: read_parameter(raw, name, where) for name, raw in file.parameters.items()
-        }
-        space = cls(text, where, file.description, file.unbuildable, parameters)
+        parameters, independent = (
+            {name: read_parameter(raw, name, where) for name, raw in section.items()}
+            for section in (file.parameters, file.independent)
+        )
+        for name, parameter in independent.items():
+            if name == KIND or isinstance(parameter, Partitions):
+                raise SpaceError(
+                    f"Parameter `{name}` in {where} should not be under `independent:`, where "
+                    f"`{KIND}` is `{INDEPENDENT}`."
+                )
+        space = cls(text, where, file.description, file.unbuildable, parameters, independent)
         space.possible()  # raises where a `when` or a bound makes no sense
+        space.check_arms_agree()
         return space
 
     @classmethod
@@ -119,7 +135,7 @@ class Space:
         killed half-way through can be asked again.
         """
         given: Assignment = {}
-        for name, parameter in self._arm_parameters(arm):
+        for name, parameter in self.arm_parameters(arm):
             if not holds(parameter.when, given):
                 continue
             if isinstance(parameter, Fixed):
@@ -134,7 +150,7 @@ class Space:
         possible = self.possible(arm)
         widest = {n: (min(v), max(v)) for n, v in possible.items() if v and _all_ints(v)}
         out: dict[str, BaseDistribution] = {}
-        for name, parameter in self._arm_parameters(arm):
+        for name, parameter in self.arm_parameters(arm):
             if name not in possible or isinstance(parameter, Fixed):
                 continue
             if isinstance(parameter, Partitions):
@@ -154,7 +170,9 @@ class Space:
         found = [p.cuts for p in self.parameters.values() if isinstance(p, Partitions)]
         return found[0] if found else ()
 
-    def bind(self, suite: TaskSuite | Problem, cuts: Sequence[str] | None = None) -> Space:
+    def bind(
+        self, suite: TaskSuite | EpisodicSuite | Problem, cuts: Sequence[str] | None = None
+    ) -> Space:
         """This space for one suite, every branch of it known to be buildable.
 
         Args:
@@ -170,18 +188,53 @@ class Space:
         from autometa.space.check import checked
 
         problem = suite if isinstance(suite, Problem) else Problem.of(suite)
-        trees: dict[str, Parameter | None] = {
-            name: parameter.bound(problem.n_tasks, cuts)
+        trees: dict[Key, Parameter | None] = {
+            ("parameters", name): parameter.bound(problem.n_tasks, cuts)
             for name, parameter in self.parameters.items()
             if isinstance(parameter, Partitions)
         }
-        return checked(self.without(trees, []), problem)
+        return checked(self.without(trees), problem)
 
-    def without(self, names: Mapping[str, Parameter | None], reasons: Sequence[str]) -> Space:
+    def entries(self) -> dict[Key, Parameter]:
+        """The parameters of both sections."""
+        shared: dict[Key, Parameter] = {("parameters", n): p for n, p in self.parameters.items()}
+        return shared | {("independent", n): p for n, p in self.independent.items()}
+
+    def key(self, name: str, arm: Arm) -> Key:
+        """Which parameter a name means in an arm."""
+        own = arm == INDEPENDENT and name in self.independent
+        return ("independent" if own else "parameters", name)
+
+    def without(
+        self, changes: Mapping[Key, Parameter | None], reasons: Sequence[str] = ()
+    ) -> Space:
         """A copy in which some parameters are narrowed, or removed (None)."""
-        kept = {n: names.get(n, p) for n, p in self.parameters.items()}
-        parameters = {n: p for n, p in kept.items() if p is not None}
-        return replace(self, parameters=parameters, dropped=(*self.dropped, *reasons))
+        kept = {key: changes.get(key, parameter) for key, parameter in self.entries().items()}
+        shared, own = (
+            {n: p for (section, n), p in kept.items() if section == wanted and p is not None}
+            for wanted in ("parameters", "independent")
+        )
+        dropped = (*self.dropped, *reasons)
+        return replace(self, parameters=shared, independent=own, dropped=dropped)
+
+    def check_arms_agree(self) -> None:
+        """What both arms are asked for by one name has to be one thing to Optuna.
+
+        Raises:
+            SpaceError: they differ in type, scale or choices (ranges may differ).
+        """
+        for name, own in self.independent.items():
+            other = self.parameters.get(name)
+            pair = [p for p in (own, other) if not isinstance(p, Fixed | None)]
+            if (
+                len({(p.type, getattr(p, "log", None), getattr(p, "choices", None)) for p in pair})
+                > 1
+            ):
+                raise SpaceError(
+                    f"Parameter `{name}` in {self.where}: one study cannot hold what `parameters:` "
+                    "and `independent:` say of it; `type` and `log` or `choices` should be equal "
+                    f"(ranges may differ). Found `{_brief(other)}` and `{_brief(own)}`."
+                )
 
     def possible(self, arm: Arm | None = None) -> dict[str, tuple[Any, ...]]:
         """Name → the values it can take, of every parameter that can be reached; an empty tuple
@@ -191,18 +244,42 @@ class Space:
             SpaceError: a `when` or a bound names what is not an earlier parameter, or a value that
                 it cannot have (without `arm` only: what one arm lacks the other may have).
         """
+        if arm is not None:
+            return self._reach(arm, {})
+        alone: dict[str, tuple[Any, ...]] = {KIND: (INDEPENDENT,)}
+        if self.independent:
+            alone = self._reach("independent", {}, strict=self.independent)
+        return self._reach("sharing", alone, strict=self.parameters)
+
+    def _reach(
+        self,
+        arm: Arm,
+        others: Mapping[str, tuple[Any, ...]],
+        strict: Container[str] = (),
+    ) -> dict[str, tuple[Any, ...]]:
+        """The values of one arm's parameters, with those they may have in the other arm.
+
+        Args:
+            strict: parameters of which every condition has to make sense.
+        """
         found: dict[str, tuple[Any, ...]] = {}
-        if arm is None and KIND not in self.parameters:
+        if others and KIND not in self.parameters:
             found[KIND] = (*self._kinds("sharing"), INDEPENDENT)
-        for name, parameter in self._arm_parameters(arm or "sharing"):
-            if all(
-                self._can_hold(name, other, values, found, strict=arm is None)
-                for other, values in parameter.when.items()
-            ):
+        for name, parameter in self.arm_parameters(arm):
+            fits = [
+                [
+                    self._can_hold(name, other, values, found, strict=name in strict)
+                    for other, values in condition.items()
+                ]
+                for condition in parameter.when
+            ]
+            if not fits or any(map(all, fits)):
                 found[name] = self._values(name, parameter, found)
-                if name == KIND and arm is None:
-                    found[name] = tuple(dict.fromkeys((*found[name], INDEPENDENT)))
-        return found
+                if name in others and (name == KIND or name in self.independent):
+                    ranges = not found[name] or not others[name]
+                    both = dict.fromkeys((*found[name], *others[name]))
+                    found[name] = () if ranges else tuple(both)
+        return {**{n: v for n, v in others.items() if n not in found}, **found}
 
     def block_counts(self, possible: Mapping[str, tuple[Any, ...]]) -> list[int]:
         """Every number of blocks that a network can have, from what `possible` returned."""
@@ -224,7 +301,7 @@ class Space:
             if strict:
                 raise _not_earlier(self, name, "when", other)
             return False
-        if isinstance(self.parameters.get(other), Float) or not found[other]:
+        if not found[other]:
             raise SpaceError(
                 f"Parameter `{name}` in {self.where}: `when` should name a categorical, int or "
                 f"fixed parameter. Found `{other}`, which is a range."
@@ -265,7 +342,8 @@ class Space:
         count = (ends[1] - ends[0]) // parameter.step + 1
         return tuple(range(ends[0], ends[1] + 1, parameter.step)) if count <= 1000 else ()
 
-    def _arm_parameters(self, arm: Arm) -> list[tuple[str, Parameter]]:
+    def arm_parameters(self, arm: Arm) -> list[tuple[str, Parameter]]:
+        """Names and parameters of one arm, `sharing.kind` as it is there."""
         if arm == "sharing" and INDEPENDENT in self._all_kinds():
             fixed: Parameter | None = None
             if kinds := self._kinds("sharing"):
@@ -273,12 +351,14 @@ class Space:
                 fixed = old.model_copy(update={"choices": kinds})
         else:
             fixed = Fixed(value=INDEPENDENT) if arm == INDEPENDENT else None
-        items = [
-            (n, fixed if n == KIND and fixed is not None else p) for n, p in self.parameters.items()
-        ]
+        own = self.independent if arm == INDEPENDENT else {}
+        items = {
+            n: fixed if n == KIND and fixed is not None else own.get(n, p)
+            for n, p in self.parameters.items()
+        }
         if arm == INDEPENDENT and KIND not in self.parameters:
-            items.insert(0, (KIND, Fixed(value=INDEPENDENT)))
-        return items
+            items = {KIND: Fixed(value=INDEPENDENT), **items}
+        return list({**items, **own}.items())
 
     def _all_kinds(self) -> tuple[Any, ...]:
         parameter = self.parameters.get(KIND)
@@ -294,43 +374,30 @@ class Space:
         return tuple(k for k in self._all_kinds() if (k == INDEPENDENT) == (arm == INDEPENDENT))
 
 
-def default_space(suite: TaskSuite) -> Space:
-    """`images` for images of at least `LARGE_IMAGE` pixels a channel, else `sharing`."""
-    shape = tuple(suite.feature_shape)
-    large = suite.input_kind == "image" and shape[-1] * shape[-2] >= LARGE_IMAGE
-    return Space.load("images" if large else "sharing")
-
-
-def shipped_spaces() -> dict[str, Path]:
-    """Name → file of the spaces that come with autometa."""
-    package = Path(__file__).parent.parent
-    for folder in (package / "search_spaces", package.parent / "search_spaces"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
-
-
-def holds(when: Mapping[str, tuple[Any, ...]], given: Mapping[str, Any]) -> bool:
-    """Whether every condition is met; a parameter that is absent meets none."""
-    return all(other in given and given[other] in values for other, values in when.items())
-
-
 class _File(Config):
     """The top of a search space file."""
 
     description: str = ""
     unbuildable: Literal["error", "drop"] = "error"
     parameters: dict[str, Any] = Field(min_length=1)
+    independent: dict[str, Any] = Field(default_factory=dict)
 
 
 def _not_earlier(space: Space, name: str, key: str, other: str) -> SpaceError:
-    names = list(space.parameters)
+    names = list(dict.fromkeys((*space.parameters, *space.independent)))
     earlier = names[: names.index(name)] if name in names else names
     what = "an earlier parameter" if key == "when" else "an earlier whole-number parameter"
     return SpaceError(
         f"Parameter `{name}` in {space.where}: `{key}` should name {what}. "
         f"Found `{other}`.{nearest(other, earlier)}"
     )
+
+
+def _brief(parameter: Parameter | None) -> str:
+    if isinstance(parameter, Categorical):
+        return f"choices: {list(parameter.choices)}"
+    log = ", log: true" if getattr(parameter, "log", False) else ""
+    return f"type: {getattr(parameter, 'type', None)}{log}"
 
 
 def _all_ints(values: tuple[Any, ...]) -> bool:

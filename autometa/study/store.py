@@ -286,7 +286,7 @@ def _same_space(old: str, new: str) -> bool:
     if old == new:
         return True
     one, two = Space.from_yaml(old), Space.from_yaml(new)
-    return (one.parameters, one.unbuildable) == (two.parameters, two.unbuildable)
+    return (one.entries(), one.unbuildable) == (two.entries(), two.unbuildable)
 
 
 def _journal_storage(

@@ -1,0 +1,63 @@
+"""What a search tells the tracker when it starts and when it ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from autometa.api.episodic import EPISODES, episode_facts
+from autometa.searching.settings import SearchSettings
+from autometa.space import Space
+from autometa.tasks import EpisodicSuite, TaskSuite
+from autometa.tracking import Tracker
+
+#: rows of the data set that MLflow gets a digest and a profile of
+_LOGGED_ROWS = 10_000
+_NUMBERS = ("score", "independent_score", "gbdt_score", "difference", "delta_m")
+
+
+def log_start(
+    tracker: Tracker, suite: TaskSuite | EpisodicSuite, space: Space, settings: SearchSettings
+) -> None:
+    """Settings, suite, space and a sample of the training rows."""
+    rows = suite.rows("train")
+    frame = None
+    if not suite.is_image:
+        frame = pd.DataFrame(rows.x[:_LOGGED_ROWS].numpy()).add_prefix("x")
+        targets = rows.y[:_LOGGED_ROWS].numpy().reshape(len(frame), -1)
+        frame = frame.join(pd.DataFrame(targets).add_prefix("y"))
+    params, tags = asdict(settings), {"suite": suite.name}
+    if isinstance(suite, EpisodicSuite):
+        params |= {f"{EPISODES}.{name}": value for name, value in episode_facts(suite).items()}
+        tags["episodic"] = "true"
+    tracker.search_started(params, tags, suite.describe(), space.text, frame, suite.name)
+
+
+def log_end(
+    tracker: Tracker,
+    test: dict[str, Any],
+    model: Path,
+    diagnosis: dict[str, Any] | None,
+) -> None:
+    """The verdict, its numbers (of every method and held-out task, in episodes) and the model."""
+    numbers = {f"test/{key}": test[key] for key in _NUMBERS if test.get(key) is not None}
+    for method in test.get("methods", ()):
+        for key in ("score", "value"):
+            numbers[f"test/{method['name']}/{key}"] = method[key]
+    if "methods" in test:
+        for task in test["tasks"]:
+            for name, score in task["scores"].items():
+                numbers[f"test/{name}/task/{task['name']}"] = score
+    numbers = {key: value for key, value in numbers.items() if value is not None}
+    tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
+    texts = {}
+    if diagnosis is not None and diagnosis["reason"] is None:
+        tags["diagnosis"] = diagnosis["cause"]
+        texts["diagnosis.json"] = json.dumps(diagnosis, indent=1)
+    if "methods" in test:
+        texts["comparison.json"] = json.dumps(test, indent=1)
+    tracker.search_finished(numbers, tags, [model], "FINISHED", texts)

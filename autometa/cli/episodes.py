@@ -1,0 +1,62 @@
+"""What a search in episodes found, in tables: every method, and the held-out tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autometa.cli.output import say, table
+
+#: held-out tasks in the table, and methods in its columns
+_TASKS, _COLUMNS = 12, 5
+_VALUES = {"accuracy": "accuracy", "auc": "AUC", "rmse": "RMSE"}
+
+
+def print_methods(test: dict[str, Any]) -> None:
+    """The methods by score on the test episodes, then the held-out tasks.
+
+    Args:
+        test: the final comparison, as `compare_episodes` gives it.
+    """
+    value = _VALUES[test["metric"]]
+    methods = sorted(test["methods"], key=lambda m: -(m["score"] or -1.0))
+    table(
+        ["method", "trial", "score", "95% interval", value, "the search has"],
+        [
+            [
+                m["words"],
+                m["trial"],
+                None if m["score"] is None else f"{m['score']:.3f}",
+                _interval(m["score_ci"], "{:.3f}"),
+                m["value"],
+                _gap(m),
+            ]
+            for m in methods
+        ],
+        right=["trial", "score"],
+    )
+    if not test["tasks"]:
+        return
+    say()
+    shown = methods[:_COLUMNS]
+    say(f"Held-out tasks ({value}):")
+    table(
+        ["task", *(m["name"] for m in shown), "rows"],
+        [
+            [task["name"], *(task["values"][m["name"]] for m in shown), task["rows"]]
+            for task in test["tasks"][:_TASKS]
+        ],
+        right=["rows"],
+    )
+    if len(test["tasks"]) > _TASKS:
+        say(f"{len(test['tasks']) - _TASKS} more tasks; --json has them all.")
+
+
+def _interval(ends: list[float] | None, form: str) -> str | None:
+    return None if ends is None else f"{form.format(ends[0])} to {form.format(ends[1])}"
+
+
+def _gap(method: dict[str, Any]) -> str | None:
+    """How much more the winner of the search scores."""
+    if method["difference"] is None:
+        return None
+    return f"{method['difference']:+.3f} ({_interval(method['difference_ci'], '{:+.3f}')})"

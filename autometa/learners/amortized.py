@@ -65,6 +65,7 @@ class Amortized(Learner):
 
     Config = AmortizedConfig
     episodic = True
+    any_ways = True
     has_variance = True
 
     def __init__(

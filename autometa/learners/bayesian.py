@@ -50,6 +50,7 @@ class Bayesian(Learner):
 
     Config = BayesianConfig
     episodic = True
+    any_ways = True
     has_variance = True
 
     def __init__(

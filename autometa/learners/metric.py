@@ -40,6 +40,7 @@ class Metric(Learner):
 
     Config = MetricConfig
     episodic = True
+    any_ways = True
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class Amortized(Learner):
 
     Config = AmortizedConfig
     episodic = True
+    any_ways = True
     has_variance = True
     any_ways = True
 

@@ -51,6 +51,7 @@ class Bayesian(Learner):
 
     Config = BayesianConfig
     episodic = True
+    any_ways = True
     has_variance = True
     any_ways = True
 

@@ -424,6 +424,21 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="should be `equal` in episodes.*Found.*uncertainty"):
             build(self.config(balancing__kind="uncertainty"), problem)
 
+    @pytest.mark.parametrize("kind", [k for k, one in LEARNERS.items() if one.any_ways])
+    @pytest.mark.parametrize("ways", [2, 5])
+    def test_learners_that_take_any_number_of_ways(self, kind, ways):
+        test_shape = EpisodeShape(ways=ways, shots=2, queries=4)
+        suite = EpisodicSuite.from_suite(pictures(), NWAY, test_shape=test_shape)
+        conditioned = {"conditioning.kind": "additive"} if kind == "amortized" else {}
+        runs = runs_of({"adaptation.kind": kind, "backbone.width": 32, **conditioned})
+        trainer = Trainer(suite, 8, CPU)
+        (result,), state = trainer.train(runs, trainer.start(runs), 8)
+        episodes = suite.episodes("val")
+        found = trainer.predict_episodes(runs, state, episodes)
+        assert found.shape == (1, 100, 4 * ways, ways)
+        assert np.isfinite(found).all()
+        assert result.value > 0.1  # better than chance of `ways` classes
+
     def test_another_number_of_ways_needs_a_learner_that_takes_any(self, monkeypatch):
         other = EpisodeShape(ways=2, shots=2, queries=4)
         suite = EpisodicSuite.from_suite(pictures(), NWAY, test_shape=other)

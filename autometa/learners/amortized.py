@@ -17,6 +17,7 @@ from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
 from autometa.learners.bayesian import gaussian_losses
 from autometa.learners.encoder import Encoder, attend, mean_rows
+from autometa.learners.inner import check_episodic
 from autometa.learners.losses import at_least_float32, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.networks.layers import fan_in_uniform
@@ -97,19 +98,13 @@ class Amortized(Learner):
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        embedding.check_reader(config)
-        conditioning, own = config.conditioning, config.adaptation
-        if conditioning.kind == "none":
+        check_episodic(config)
+        own = config.adaptation
+        if config.conditioning.kind == "none":
             raise ConfigError(
                 "Parameter `conditioning.kind` should be `concat`, `additive` or `multiplicative` "
                 "with `adaptation.kind = amortized`: it is how the network is told what the "
                 "support rows say. Found `conditioning.kind = none`."
-            )
-        if conditioning.embedding != "learned":
-            raise ConfigError(
-                "Parameter `conditioning.embedding` should be `learned` with `adaptation.kind = "
-                "amortized`, which reads it off the support rows. Found `conditioning.embedding = "
-                f"{conditioning.embedding}`."
             )
         if own.aggregation == "attention" and own.encoder_width % own.attention_heads:
             raise ConfigError(
@@ -227,4 +222,4 @@ class Amortized(Learner):
         made = F.linear(classes, phi["classifier.weight"])
         weights, bias = classes + made[..., :size], made[..., size]
         out = (h @ weights.mT) * size**-0.5 + bias[:, None]
-        return out.masked_fill((phi["adapted.counts"] <= 0)[:, None], float("-inf"))
+        return embedding.without_absent(out, phi["adapted.counts"])

@@ -14,6 +14,7 @@ from autometa.balancing import Balancer
 from autometa.config import Config, per_run
 from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
+from autometa.learners.inner import check_episodic
 from autometa.learners.losses import row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role, Sharing
@@ -69,7 +70,7 @@ class Bayesian(Learner):
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        embedding.check_reader(config)
+        check_episodic(config)
         embedding.check_unconditioned(config)
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:

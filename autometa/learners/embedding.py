@@ -20,27 +20,6 @@ from autometa.sharing import Params, Role, Sharing
 from autometa.sharing.hard import Hard, HardConfig
 
 
-def check_reader(config: Any) -> None:
-    """Find out whether the trial's other sections suit a learner that reads the support rows.
-
-    Raises:
-        ConfigError: sharing other than `hard`, or balancing other than `equal`.
-    """
-    kind = config.adaptation.kind
-    if config.sharing.kind != "hard":
-        raise ConfigError(
-            f"Parameter `sharing.kind` should be `hard` with `adaptation.kind = {kind}`, which "
-            "predicts new tasks with one network of all tasks. Found `sharing.kind = "
-            f"{config.sharing.kind}`."
-        )
-    if config.balancing.kind != "equal":
-        raise ConfigError(
-            f"Parameter `balancing.kind` should be `equal` with `adaptation.kind = {kind}`: the "
-            "tasks of a step are drawn anew each time. Found `balancing.kind = "
-            f"{config.balancing.kind}`."
-        )
-
-
 def check_unconditioned(config: Any) -> None:
     """Find out whether the network is left without a task representation.
 
@@ -135,6 +114,14 @@ def known_labels(
     if problem.kinds[0] == "binary":
         return mask
     return mask & (counts > 0).gather(1, y.long())
+
+
+def without_absent(
+    logits: Float[Tensor, "task row class"], counts: Float[Tensor, "task class"]
+) -> Float[Tensor, "task row class"]:
+    """−∞ for classes without a support row, where others have some."""
+    absent = (counts == 0) & (counts > 0).any(-1, keepdim=True)
+    return logits.masked_fill(absent[:, None], float("-inf"))
 
 
 def mean_over_tasks(

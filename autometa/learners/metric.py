@@ -13,6 +13,7 @@ from autometa.config import Config, per_run
 from autometa.errors import ConfigError
 from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
+from autometa.learners.inner import check_episodic
 from autometa.learners.losses import row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role, Sharing
@@ -33,9 +34,9 @@ class Metric(Learner):
     size. A binary task's logit is the difference of the two.
 
     φ = θ with `adapted.prototypes` [task, class, feature] and `adapted.counts` [task, class], the
-    support rows of each class. A class without any has the logit −∞, and query rows of it are not
-    in the loss; without rows of one of a binary task's classes the logit is 0. An episode may
-    have any number of classes.
+    support rows of each class. A class without any has the logit −∞ (all are alike where none
+    has), and query rows of it are not in the loss; without rows of one of a binary task's classes
+    the logit is 0. An episode may have any number of classes.
     """
 
     Config = MetricConfig
@@ -62,7 +63,7 @@ class Metric(Learner):
                 "Parameter `adaptation.kind` should be other than `metric` for regression: "
                 "prototypes are means of classes. Found `adaptation.kind = metric`."
             )
-        embedding.check_reader(config)
+        check_episodic(config)
         embedding.check_unconditioned(config)
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -100,8 +101,8 @@ class Metric(Learner):
         # the difference first: squares of long vectors would cancel in float32
         apart = h[:, :, None] - params["adapted.prototypes"][:, None]
         out = -params["distance.log_scale"].exp() * apart.square().sum(-1)
-        present = (params["adapted.counts"] > 0)[:, None]
+        counts = params["adapted.counts"]
         if self.problem.kinds[0] == "binary":
-            both = present.all(-1, keepdim=True)
+            both = (counts > 0).all(-1)[:, None, None]
             return torch.where(both, out[..., 1:] - out[..., :1], torch.zeros_like(out[..., :1]))
-        return out.masked_fill(~present, float("-inf"))
+        return embedding.without_absent(out, counts)

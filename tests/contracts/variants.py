@@ -46,6 +46,7 @@ SHARING_SETTINGS: dict[str, list[Values]] = {
 #: gradient steps, more in evaluation than in training
 STEPS: Values = {"adaptation.steps": 2, "adaptation.test_steps": 3}
 CAVIA: Values = {**STEPS, "head": "single_head", "conditioning.dim": 3}
+ENCODER: Values = {"adaptation.encoder_width": 8, "adaptation.encoder_depth": 2}
 LEARNER_SETTINGS: dict[str, list[Values]] = {
     "joint": [{}],
     "finetune": [
@@ -68,6 +69,13 @@ LEARNER_SETTINGS: dict[str, list[Values]] = {
         {**STEPS, "sharing.split_at": 1},
         {**CAVIA, "conditioning.kind": "concat", "conditioning.at": "input"},
     ],
+    "metric": [{}],
+    "amortized": [
+        {**ENCODER, "conditioning.kind": "concat"},
+        {**ENCODER, "conditioning.kind": "multiplicative", "adaptation.aggregation": "attention"},
+        {**ENCODER, "conditioning.kind": "additive", "conditioning.at": "head"},
+    ],
+    "bayesian": [{"adaptation.basis": 6}],
 }
 BALANCING_SETTINGS: dict[str, list[Values]] = {
     "equal": [{}],

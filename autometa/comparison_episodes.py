@@ -48,6 +48,8 @@ class MethodResult:
         score: 1 − ΣE/ΣE0, at least −1; `score_ci` is its 95% interval.
         value: accuracy, AUC or RMSE (in the target's units, if all tasks have one).
         difference: score of `MAIN` − this score; `difference_ci` its 95% interval.
+        diverged: episodes for which some seed predicts what is not finite; such an episode counts
+            as the constant does.
     """
 
     name: str
@@ -62,6 +64,7 @@ class MethodResult:
     difference: float | None
     difference_ci: list[float] | None
     seed_scores: list[float]
+    diverged: int
 
 
 def compare_episodes(
@@ -82,7 +85,7 @@ def compare_episodes(
 
     Raises:
         DataError: methods judged on different episodes, or nothing to be judged on them.
-        AutometaError: a method's predictions are not finite.
+        AutometaError: a method's predictions are finite for no episode.
     """
     names = list(methods)
     _check(methods)
@@ -94,7 +97,7 @@ def compare_episodes(
     member = np.array([[unit == group for group in groups] for unit in units], dtype=np.float64)
     seeds = max(len(method.found.error) for method in methods.values())
     errors = np.stack(
-        [np.broadcast_to(m.found.error, (seeds, len(units))) for m in methods.values()]
+        [np.broadcast_to(_settled(m.found), (seeds, len(units))) for m in methods.values()]
     )
     specs = tuple(replace(first.specs[units.index(group)], name=group) for group in groups)
     by_group = Evaluation(specs, errors @ member, first.constant_error @ member, first.n @ member)
@@ -117,7 +120,9 @@ def compare_episodes(
         "mixed": mixed,
         "constant_score": 0.0,
         **decided,
-        "verdict": " ".join([_sentence(where, rows, decided), *notes]),
+        "verdict": " ".join(
+            [_sentence(where, rows, decided), *notes, *_diverged(rows, len(units))]
+        ),
         "methods": [asdict(row) for row in rows],
         "tasks": [] if mixed else _tasks(names, by_group, member.sum(0)),
         "resamples": resamples,
@@ -170,6 +175,7 @@ def _row(
         difference=None if gap is None else _number(gap.estimate),
         difference_ci=None if gap is None else _pair(gap),
         seed_scores=boot.observed.value()[k, :own, 0].tolist(),
+        diverged=int((~np.isfinite(method.found.error)).any(0).sum()),
     )
 
 
@@ -270,6 +276,15 @@ def _others(rows: Sequence[MethodResult], said: set[str]) -> str:
     return f" Others: {', '.join(f'{r.words} {_score(r)}' for r in left)}." if left else ""
 
 
+def _diverged(rows: Sequence[MethodResult], n: int) -> list[str]:
+    return [
+        f"On {row.diverged} of {n} episodes {row.words} diverged with some seed; there it counts "
+        "as the constant."
+        for row in rows
+        if row.diverged
+    ]
+
+
 def _told(row: MethodResult) -> str:
     return f"{row.words} scores {_score(row)}"
 
@@ -291,6 +306,11 @@ def _pair(interval: Interval) -> list[float] | None:
     return ends if np.isfinite(ends).all() else None
 
 
+def _settled(found: Evaluation) -> Float[np.ndarray, "seeds episodes"]:
+    """Errors, those of the constant where predictions are not finite."""
+    return np.where(np.isfinite(found.error), found.error, found.constant_error)
+
+
 def _check(methods: Mapping[str, Method]) -> None:
     first = next(iter(methods.values())).found
     for name, method in methods.items():
@@ -298,9 +318,9 @@ def _check(methods: Mapping[str, Method]) -> None:
         same = [spec.name for spec in found.specs] == [spec.name for spec in first.specs]
         if not same or not np.array_equal(found.constant_error, first.constant_error):
             raise DataError(f"Method `{name}` should be judged on the same episodes as the others.")
-        if not np.isfinite(found.error).all():
+        if not np.isfinite(found.error).any():
             raise AutometaError(
-                f"The predictions of `{name}` are not finite on the test episodes; leave it out."
+                f"The predictions of `{name}` are not finite on any test episode; leave it out."
             )
     if not first.constant_error.sum() > 0:
         raise DataError("Nothing can be judged on the test episodes: the constant makes no error.")

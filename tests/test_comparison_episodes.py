@@ -130,6 +130,21 @@ def test_targets_with_units_of_their_own_have_no_common_one() -> None:
     assert mixed["tasks"][0]["values"]["sharing"] > 1.0
 
 
+def test_an_episode_that_diverges_counts_as_the_constant() -> None:
+    episodes = Episodes()
+    methods = three(episodes, 0.2, 0.4, 0.6)
+    methods["independent"].found.error[2, 3] = np.nan
+    methods["independent"].found.error[1, 7] = np.inf
+    found = compare(methods)
+    row = found["methods"][1]
+    assert row["diverged"] == 2
+    known = methods["independent"].found
+    settled = np.where(np.isfinite(known.error), known.error, known.constant_error)
+    assert row["seed_scores"] == pytest.approx(1.0 - settled.sum(1) / known.constant_error.sum())
+    assert "On 2 of 40 episodes from scratch diverged with some seed" in found["verdict"]
+    assert found["methods"][0]["diverged"] == 0
+
+
 def test_without_a_network_of_many_tasks_nothing_is_claimed_for_it() -> None:
     methods = three(Episodes(), 0.2, 0.4, 0.6)
     del methods["sharing"]
@@ -144,8 +159,8 @@ def test_what_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="`ridge` should be judged on the same episodes"):
         compare({**methods, "ridge": Method("ridge", Episodes(each=4).near(0.3), "baseline")})
     broken = episodes.near(0.1)
-    broken.error[0, 3] = np.nan
-    with pytest.raises(AutometaError, match="`sharing` are not finite"):
+    broken.error[:] = np.nan
+    with pytest.raises(AutometaError, match="`sharing` are not finite on any"):
         compare({"sharing": Method("it", broken)})
     nothing = Episodes()
     nothing.y[:] = 0.0

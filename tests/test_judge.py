@@ -212,3 +212,13 @@ def test_sharing_is_described_in_words() -> None:
 def _home(result: SearchResult) -> Path:
     assert result.model is not None
     return result.model.parent.parent
+
+
+def test_only_the_judge_of_episodes_opens_the_test_tasks() -> None:
+    package = Path(autometa.__file__).parent
+    callers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"\.open_test_episodes\(", path.read_text(encoding="utf-8"))
+    }
+    assert callers == {"judge_episodes.py"}

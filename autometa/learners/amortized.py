@@ -68,7 +68,6 @@ class Amortized(Learner):
     episodic = True
     any_ways = True
     has_variance = True
-    any_ways = True
 
     def __init__(
         self,

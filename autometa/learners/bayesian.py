@@ -53,7 +53,6 @@ class Bayesian(Learner):
     episodic = True
     any_ways = True
     has_variance = True
-    any_ways = True
 
     def __init__(
         self,

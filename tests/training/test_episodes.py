@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -268,13 +269,43 @@ class TestTraining:
         assert result.reason is None
         assert trainer.problem.base_classes == 25
 
-    def test_a_diverging_run_leaves_its_neighbour_alone(self):
-        suite = CASES["regression"]()
-        runs = runs_of({}, {"optimizer.lr": 1e38}, **{"optimizer.kind": "sgd"})
-        trainer = Trainer(suite, 2, CPU)
-        results, _ = trainer.train(runs, trainer.start(runs), 2)
-        assert results[1].value is None or results[1].value < results[0].value
-        assert results[0].reason is None
+    @pytest.mark.parametrize(
+        ("case", "values"),
+        [
+            ("regression", {"adaptation.kind": "gradient", "sharing.split_at": 1}),
+            ("regression", {"adaptation.kind": "reptile", "sharing.split_at": 0}),
+            ("mixed", {"adaptation.kind": "finetune"}),
+            ("binary", {"adaptation.kind": "metric"}),
+            ("regression", {"adaptation.kind": "bayesian", "adaptation.basis": 8}),
+            (
+                "mixed",
+                {
+                    "adaptation.kind": "amortized",
+                    "adaptation.aggregation": "attention",
+                    "adaptation.encoder_width": 8,
+                    "conditioning.kind": "multiplicative",
+                },
+            ),
+        ],
+        ids=lambda values: values if isinstance(values, str) else values["adaptation.kind"],
+    )
+    def test_a_diverging_run_leaves_its_neighbours_alone(self, case, values):
+        """Each with its own dropout; in training, and when new tasks are adapted to."""
+        runs = runs_of(
+            {"backbone.dropout": 0.3},
+            {"optimizer.lr": 1e38, "optimizer.clip": 1e38},
+            {"optimizer.lr": 0.01},
+            **{**values, "optimizer.kind": "sgd", "backbone.width": 8, "backbone.depth": 2},
+        )
+        trainer = Trainer(CASES[case](), 2, CPU)
+        results, state = trainer.train(runs, trainer.start(runs), 2)
+        assert results[1].value is None
+        assert "infinite or undefined" in results[1].reason
+        for k in (0, 2):
+            (alone,), own = trainer.train([runs[k]], trainer.start([runs[k]]), 2)
+            torch.testing.assert_close(own.values[0], state.values[k], rtol=1e-4, atol=1e-5)
+            assert results[k].value == pytest.approx(alone.value, abs=2e-3)
+            assert results[k].tasks.keys() == alone.tasks.keys()
 
     def test_steps_and_predictions_can_be_timed(self, suite):
         trainer = Trainer(suite, 1, CPU)
@@ -411,7 +442,11 @@ class TestScores:
         whole = trainer.predict_episodes(runs, state, episodes)
         assert whole.shape == (2, *episodes.query.rows.shape, suite.shape.ways or 1)
         monkeypatch.setattr(scoring, "_NUMBERS", 1)
+        moved = []
+        original = EpisodeSet.to
+        monkeypatch.setattr(EpisodeSet, "to", lambda *a: moved.append(a) or original(*a))
         parts = trainer.predict_episodes(runs, state, episodes)
+        assert len(moved) == 1  # with the inputs of all rows
         np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -423,6 +458,38 @@ class TestRefusals:
         problem = Problem.of(CASES["regression"]())
         with pytest.raises(ConfigError, match="should be `equal` in episodes.*Found.*uncertainty"):
             build(self.config(balancing__kind="uncertainty"), problem)
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            ({"sharing.kind": "cross_stitch"}, "`sharing.kind` should be `hard` with"),
+            ({"sharing.kind": "independent"}, "`sharing.kind` should be `hard` with"),
+            (
+                {"conditioning.kind": "additive", "conditioning.embedding": "one_hot"},
+                "`conditioning.embedding` should be `learned`",
+            ),
+        ],
+    )
+    def test_of_every_learner_that_takes_episodes(self, values, told):
+        """Registered ones need not repeat it."""
+        problem = Problem.of(CASES["regression"]())
+        with pytest.raises(ConfigError, match=told):
+            build(runs_of(values)[0].config, problem)
+
+    @pytest.mark.parametrize(
+        ("kind", "number", "value"),
+        [
+            ("finetune", "inner_lr", math.inf),
+            ("gradient", "inner_lr", math.inf),
+            ("reptile", "inner_lr", math.inf),
+            ("metric", "distance_scale", math.inf),
+            ("bayesian", "noise", math.inf),
+            ("bayesian", "noise", 1e-200),  # its square is 0
+        ],
+    )
+    def test_numbers_that_no_learner_can_start_from(self, kind, number, value):
+        with pytest.raises(ConfigError, match=f"adaptation.{number}"):
+            runs_of({"adaptation.kind": kind, f"adaptation.{number}": value})
 
     @pytest.mark.parametrize("kind", [k for k, one in LEARNERS.items() if one.any_ways])
     @pytest.mark.parametrize("ways", [2, 5])

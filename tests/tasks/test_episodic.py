@@ -213,6 +213,17 @@ class TestSaving:
         with pytest.raises(DataError, match="no readable suite"):
             load_saved(tmp_path / "nothing")
 
+    @pytest.mark.parametrize("text", ["[]", "{", '{"format": 1, "layout": "episodes"}', None])
+    def test_a_broken_file_is_told(self, text, tmp_path):
+        folder = CASES["regression"]().save(tmp_path / "s")
+        path = folder / "suite.json"
+        if text is None:  # a value that no episode can have
+            facts = json.loads(path.read_text())
+            text = json.dumps({**facts, "episode": {"shots": 0}})
+        path.write_text(text)
+        with pytest.raises(DataError, match="no readable suite"):
+            EpisodicSuite.load(folder)
+
     def test_the_fingerprint_knows_data_shape_and_split(self):
         source = grouped()
         changed = grouped(table=lines().assign(b=1.5 * lines().b))

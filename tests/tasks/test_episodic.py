@@ -14,15 +14,7 @@ from autometa.errors import DataError
 from autometa.networks import Problem
 from autometa.tasks import EpisodeShape, EpisodicSuite, TaskSuite, load_saved, load_suite
 from autometa.tasks.drawing import support_units
-from tests.episodic import BINARY, NWAY, REGRESSION, grouped, lines, pictures, targets
-
-CASES = {
-    "regression": lambda: EpisodicSuite.from_suite(grouped(), REGRESSION),
-    "binary": lambda: EpisodicSuite.from_suite(grouped("binary"), BINARY),
-    "mixed": lambda: EpisodicSuite.from_suite(pictures(), NWAY),
-    "one_task": lambda: EpisodicSuite.from_suite(pictures(), NWAY, one_task=True),
-    "targets": lambda: EpisodicSuite.from_suite(targets(), REGRESSION),
-}
+from tests.episodic import CASES, NWAY, REGRESSION, grouped, lines, pictures, targets
 
 
 @pytest.fixture(params=list(CASES))

@@ -196,18 +196,39 @@ def _check_adaptation(config: TrialConfig, problem: Problem, n_blocks: int) -> N
             f"episodes of held-out tasks have another number of classes ({later.ways}, not "
             f"{now.ways}). Found `adaptation.kind = {adaptation.kind}`."
         )
+    if problem.episode is not None:
+        _check_episodic(config, learner)
     learner.check(config, problem, n_blocks)
+
+
+def _check_episodic(config: TrialConfig, learner: type[Learner]) -> None:
+    """What no learner that takes episodes can be built with: every task is a new one."""
+    sharing, balancing, adaptation = _kinds(config)
+    allowed = [kind for kind, entry in SHARING.items() if entry.extends_to_new_tasks]
+    allowed += [kind for kind in learner.also_shares if kind not in allowed]
+    if sharing not in allowed:
+        raise ConfigError(
+            f"Parameter `sharing.kind` should be {' or '.join(f'`{kind}`' for kind in allowed)} "
+            f"with `adaptation.kind = {adaptation}`, which has to serve new tasks. Found "
+            f"`sharing.kind = {sharing}`."
+        )
+    if balancing != "equal":
+        raise ConfigError(
+            "Parameter `balancing.kind` should be `equal` in episodes, where every task is a new "
+            f"one and none is to be weighed for itself. Found `balancing.kind = {balancing}`."
+        )
+    conditioning = config.conditioning
+    if conditioning.kind != "none" and conditioning.embedding != "learned":
+        raise ConfigError(
+            "Parameter `conditioning.embedding` should be `learned` in episodes: a new task has no "
+            f"number. Found `conditioning.embedding = {conditioning.embedding}`."
+        )
 
 
 def _check_balancing(config: TrialConfig, problem: Problem) -> None:
     sharing, balancing, adaptation = _kinds(config)
     balancer = BALANCING[balancing]
     balancer.check()
-    if problem.episode is not None and balancing != "equal":
-        raise ConfigError(
-            "Parameter `balancing.kind` should be `equal` in episodes, where every task is a new "
-            f"one and none is to be weighed for itself. Found `balancing.kind = {balancing}`."
-        )
     if not (balancer.is_stateless() or LEARNERS[adaptation].balances):
         allowed = ", ".join(f"`{kind}`" for kind, b in BALANCING.items() if b.is_stateless())
         raise ConfigError(
@@ -237,16 +258,8 @@ def _shares(
 def _network(config: TrialConfig, problem: Problem) -> Sharing:
     conditioning = config.conditioning
     z_dim = conditioning.dim if conditioning.embedding == "learned" else problem.n_tasks
-    sharing, _, adaptation = _kinds(config)
-    parts = Parts.assemble(
-        problem,
-        _backbone(config, problem),
-        conditioning,
-        config.head,
-        z_dim,
-        LEARNERS[adaptation].head_outputs(problem),
-    )
-    return SHARING[sharing](config.sharing, parts)
+    parts = Parts.assemble(problem, _backbone(config, problem), conditioning, config.head, z_dim)
+    return SHARING[_kinds(config)[0]](config.sharing, parts)
 
 
 def _backbone(config: TrialConfig, problem: Problem) -> Any:

@@ -14,7 +14,9 @@ from autometa.learners import Batch, Learner
 from autometa.learners.losses import row_losses, task_losses
 from autometa.networks import Problem, Step
 from autometa.sharing import Params, Role
-from autometa.tasks import EpisodeShape, TaskSuite
+from autometa.tasks import EpisodeShape, EpisodicSuite, TaskSuite
+from autometa.training.state import Run
+from autometa.trial import TrialConfig
 
 
 def lines(kind: str = "regression", sizes: tuple[int, ...] = (30, 24, 40, 18, 30, 26, 5, 30)):
@@ -64,6 +66,17 @@ def targets(n: int = 4, rows: int = 60) -> TaskSuite:
 REGRESSION = EpisodeShape(shots=6, queries=4)
 BINARY = EpisodeShape(shots=6, queries=4)
 NWAY = EpisodeShape(ways=3, shots=2, queries=4)
+#: a task has rows for some query rows only
+SCARCE = EpisodeShape(shots=6, queries=30)
+
+#: a suite of every type
+CASES = {
+    "regression": lambda: EpisodicSuite.from_suite(grouped(), REGRESSION),
+    "binary": lambda: EpisodicSuite.from_suite(grouped("binary"), BINARY),
+    "mixed": lambda: EpisodicSuite.from_suite(pictures(), NWAY),
+    "one_task": lambda: EpisodicSuite.from_suite(pictures(), NWAY, one_task=True),
+    "targets": lambda: EpisodicSuite.from_suite(targets(), REGRESSION),
+}
 
 
 class RidgeConfig(Config):
@@ -121,3 +134,9 @@ class Ridge(Learner):
 
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         return self._features(params, x) @ params["adapted.head"]
+
+
+def runs_of(*values: dict[str, object], **common: object) -> list[Run]:
+    """Runs of `Ridge`, which a test registers, unless told otherwise; seeds count from 0."""
+    flat = {"adaptation.kind": "ridge", "optimizer.batch_tasks": 5, **common}
+    return [Run(TrialConfig.from_flat({**flat, **own}), seed=k) for k, own in enumerate(values)]

@@ -17,8 +17,7 @@ from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
 from autometa.learners.bayesian import gaussian_losses
 from autometa.learners.encoder import Encoder, attend, mean_rows
-from autometa.learners.inner import check_episodic
-from autometa.learners.losses import at_least_float32, row_losses, task_losses
+from autometa.learners.losses import at_least_float32, mean_over_tasks, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.networks.layers import fan_in_uniform
 from autometa.sharing import Params, Role, Sharing
@@ -98,7 +97,6 @@ class Amortized(Learner):
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        check_episodic(config)
         own = config.adaptation
         if config.conditioning.kind == "none":
             raise ConfigError(
@@ -112,10 +110,6 @@ class Amortized(Learner):
                 f"({own.encoder_width}). Found `adaptation.attention_heads = "
                 f"{own.attention_heads}`."
             )
-
-    @classmethod
-    def head_outputs(cls, problem: Problem) -> int:
-        return 2 if problem.kinds[0] == "regression" else problem.width
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         params, buffers = self.network.init(generator)
@@ -164,7 +158,7 @@ class Amortized(Learner):
                 mask = embedding.known_labels(self.problem, batch.y, mask, counts)
             rows = row_losses(self.problem, self._logits(params, h), batch.y)
         losses, present = task_losses(rows, mask)
-        return embedding.mean_over_tasks(losses, present), losses, buffers
+        return mean_over_tasks(losses, present), losses, buffers
 
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         h = self._outputs_at(params, x, Step())

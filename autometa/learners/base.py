@@ -54,6 +54,8 @@ class Learner(ABC):
     problem: Problem
     #: takes episodes, and nothing else
     episodic: ClassVar[bool] = False
+    #: kinds of sharing that it takes in episodes, beside those that serve new tasks
+    also_shares: ClassVar[tuple[str, ...]] = ()
     #: predicts episodes of another number of classes than it was trained on
     any_ways: ClassVar[bool] = False
     #: `moments` says how sure a prediction is
@@ -77,11 +79,6 @@ class Learner(ABC):
             config: of the whole trial.
             n_blocks: of its backbone.
         """
-
-    @classmethod
-    def head_outputs(cls, problem: Problem) -> int:
-        """Output channels of the network's head."""
-        return problem.width
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:

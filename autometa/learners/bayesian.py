@@ -14,8 +14,7 @@ from autometa.balancing import Balancer
 from autometa.config import Config, per_run
 from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
-from autometa.learners.inner import check_episodic
-from autometa.learners.losses import row_losses, task_losses
+from autometa.learners.losses import mean_over_tasks, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role, Sharing
 
@@ -26,7 +25,7 @@ class BayesianConfig(Config):
 
     kind: Literal["bayesian"] = "bayesian"
     basis: int = Field(32, ge=1, le=1024)
-    noise: float = per_run(0.3, gt=0.0)
+    noise: float = per_run(0.3, ge=1e-4, le=100.0)
 
 
 class Bayesian(Learner):
@@ -70,7 +69,6 @@ class Bayesian(Learner):
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        check_episodic(config)
         embedding.check_unconditioned(config)
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -114,7 +112,7 @@ class Bayesian(Learner):
             rows = row_losses(self.problem, self._logits(params, h), batch.y)
         dtype = params["prior.log_precision"].dtype
         losses, present = task_losses(rows.to(dtype), batch.mask)
-        return embedding.mean_over_tasks(losses, present), losses, buffers
+        return mean_over_tasks(losses, present), losses, buffers
 
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         h = self._basis(params, x, Step())

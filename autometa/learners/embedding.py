@@ -124,13 +124,6 @@ def without_absent(
     return logits.masked_fill(absent[:, None], float("-inf"))
 
 
-def mean_over_tasks(
-    losses: Float[Tensor, " task"], present: Bool[Tensor, " task"]
-) -> Float[Tensor, ""]:
-    """The objective: mean loss of the tasks that have a labelled row."""
-    return losses.sum() / present.sum().clamp(min=1)
-
-
 def support_step(step: Step) -> Step:
     """The step for the support rows, whose dropout masks are not those of the query rows."""
     key = None if step.key is None else fold(step.key, 1)

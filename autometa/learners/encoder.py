@@ -19,8 +19,7 @@ from autometa.sharing.base import subset
 class Perceptron:
     """Linear layers with ReLU between them; `sizes` are the widths, from input to output.
 
-    Weights are drawn so that outputs have the size of the inputs (He et al. 2015): torch's own
-    bound shrinks them by 2.4 a layer, and a network that hardly sees z learns to do without.
+    Weights and biases are drawn as torch draws those of its own layers.
     """
 
     def __init__(self, sizes: list[int]) -> None:

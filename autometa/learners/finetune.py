@@ -13,8 +13,8 @@ from autometa.balancing import Balancer
 from autometa.config import Config, per_run
 from autometa.errors import ConfigError
 from autometa.learners.base import Batch, Learner
-from autometa.learners.inner import InnerLoop, check_adapts, check_episodic, objective
-from autometa.learners.losses import at_least_float32, task_losses
+from autometa.learners.inner import InnerLoop, check_adapts
+from autometa.learners.losses import at_least_float32, mean_over_tasks, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.networks.layers import fan_in_uniform
 from autometa.sharing import Params, Role
@@ -31,7 +31,7 @@ class FineTuneConfig(Config):
 
     kind: Literal["finetune"] = "finetune"
     test_steps: int = Field(20, ge=0, le=1000)
-    inner_lr: float = per_run(0.01, gt=0.0)
+    inner_lr: float = per_run(0.01, gt=0.0, allow_inf_nan=False)
 
 
 class FineTune(Learner):
@@ -50,6 +50,7 @@ class FineTune(Learner):
 
     Config = FineTuneConfig
     episodic = True
+    also_shares = ("independent",)
     any_ways = True
 
     def __init__(
@@ -62,7 +63,6 @@ class FineTune(Learner):
     ) -> None:
         self.problem = problem
         self.row_size = network.parts.backbone.row_size
-        self.balancer = balancer
         self._config = config
         self._scratch = isinstance(network, Independent)
         self._network = network.towers if isinstance(network, Independent) else network
@@ -71,14 +71,13 @@ class FineTune(Learner):
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        check_episodic(config, ("independent",))
         if config.conditioning.kind != "none":
             raise ConfigError(
                 "Parameter `conditioning.kind` should be `none` with `adaptation.kind = finetune`: "
                 "pretraining knows no context. Found "
                 f"`conditioning.kind = {config.conditioning.kind}`."
             )
-        check_adapts(config, n_blocks)
+        check_adapts(config, n_blocks, context=False)
         own_head = config.head == "multi_head" or config.sharing.kind == "independent"
         if problem.base_classes and not own_head:
             raise ConfigError(
@@ -135,7 +134,7 @@ class FineTune(Learner):
         else:
             out = self._inner.outputs(self._whole(params), batch.x, step)
             losses = self._inner.losses(out, batch)
-        total = objective(self.balancer, losses, batch, step)
+        total = mean_over_tasks(losses, batch.mask.any(-1))
         if self._scratch:  # every leaf has a gradient, and it is zero
             leaves = [leaf for name, leaf in params.items() if name.endswith(_END)]
             total = total.detach() + 0.0 * torch.stack([leaf.sum() for leaf in leaves]).sum()

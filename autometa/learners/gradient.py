@@ -11,13 +11,8 @@ from torch import Tensor
 from autometa.balancing import Balancer
 from autometa.config import Config, per_run
 from autometa.learners.base import Batch, Learner
-from autometa.learners.inner import (
-    InnerLoop,
-    check_adapts,
-    check_episodic,
-    context_size,
-    objective,
-)
+from autometa.learners.inner import InnerLoop, check_adapts, context_size
+from autometa.learners.losses import mean_over_tasks
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role
 from autometa.sharing.base import subset
@@ -38,7 +33,7 @@ class GradientConfig(Config):
     kind: Literal["gradient"] = "gradient"
     steps: int = Field(1, ge=1, le=100)
     test_steps: int = Field(10, ge=0, le=1000)
-    inner_lr: float = per_run(0.01, ge=0.0)
+    inner_lr: float = per_run(0.01, ge=0.0, allow_inf_nan=False)
     first_order: bool = False
     learned_rates: bool = False
 
@@ -69,13 +64,11 @@ class Gradient(Learner):
     ) -> None:
         self.problem = problem
         self.row_size = network.parts.backbone.row_size
-        self.balancer = balancer
         self._config = config
         self._inner = InnerLoop(problem, network, context_size(conditioning))
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        check_episodic(config)
         check_adapts(config, n_blocks)
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -113,7 +106,7 @@ class Gradient(Learner):
         self, params: Params, buffers: Params, batch: Batch, step: Step
     ) -> tuple[Tensor, Tensor, Params]:
         losses = self._inner.losses(self._inner.outputs(params, batch.x, step), batch)
-        return objective(self.balancer, losses, batch, step), losses, buffers
+        return mean_over_tasks(losses, batch.mask.any(-1)), losses, buffers
 
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         return self._inner.outputs(params, x, Step())

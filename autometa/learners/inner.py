@@ -17,13 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
-from autometa.balancing import Balancer
 from autometa.errors import ConfigError
 from autometa.learners.base import Batch
 from autometa.learners.losses import at_least_float32, row_losses, task_losses
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold
-from autometa.sharing import SHARING, Params, Role
+from autometa.sharing import Params, Role
 from autometa.sharing.base import subset
 from autometa.sharing.hard import Hard
 
@@ -133,61 +132,25 @@ class InnerLoop:
         return self._network.above(params | own, h, own.get(CONTEXT), step)
 
 
-def check_episodic(config: Any, allowed: tuple[str, ...] = ()) -> None:
-    """Refuse what no learner that takes episodes can be built with.
+def check_adapts(config: Any, n_blocks: int, *, context: bool = True) -> None:
+    """Refuse a network of which the inner loop would change nothing.
 
     Args:
         config: of the whole trial.
-        allowed: kinds of sharing beside those that serve new tasks.
-
-    Raises:
-        ConfigError: see its text.
-    """
-    kind = config.adaptation.kind
-    sharing = [name for name, entry in SHARING.items() if entry.extends_to_new_tasks]
-    sharing += [name for name in allowed if name not in sharing]
-    if config.sharing.kind not in sharing:
-        raise ConfigError(
-            f"Parameter `sharing.kind` should be {' or '.join(f'`{name}`' for name in sharing)} "
-            f"with `adaptation.kind = {kind}`, which has to serve new tasks. Found "
-            f"`sharing.kind = {config.sharing.kind}`."
-        )
-    if config.balancing.kind != "equal":
-        raise ConfigError(
-            f"Parameter `balancing.kind` should be `equal` with `adaptation.kind = {kind}`: the "
-            "tasks of a step are drawn anew. Found "
-            f"`balancing.kind = {config.balancing.kind}`."
-        )
-    conditioning = config.conditioning
-    if conditioning.kind != "none" and conditioning.embedding != "learned":
-        raise ConfigError(
-            "Parameter `conditioning.embedding` should be `learned` in episodes: a new task has no "
-            f"number. Found `conditioning.embedding = {conditioning.embedding}`."
-        )
-
-
-def check_adapts(config: Any, n_blocks: int) -> None:
-    """Refuse a network of which the inner loop would change nothing.
+        context: the learner adapts one where there is conditioning.
 
     Raises:
         ConfigError: see its text.
     """
     shared = config.sharing.kind == "hard" and config.sharing.split_at in (None, n_blocks)
     if shared and config.head == "single_head" and config.conditioning.kind == "none":
+        other = ", or `conditioning.kind`" if context else ""
         raise ConfigError(
             f"Parameter `head` should be `multi_head` with `adaptation.kind = "
             f"{config.adaptation.kind}` where all blocks are shared and there is no conditioning: "
             "there is nothing to adapt. (Or set `sharing.split_at` below the number of blocks, "
-            f"{n_blocks}, or `conditioning.kind`.) Found `head = single_head`."
+            f"{n_blocks}{other}.) Found `head = single_head`."
         )
-
-
-def objective(
-    balancer: Balancer, losses: Float[Tensor, " task"], batch: Batch, step: Step
-) -> Float[Tensor, ""]:
-    """One loss from those of the tasks."""
-    places = torch.arange(len(losses), device=losses.device)
-    return balancer.combine({}, losses, batch.mask.any(-1), places, step)
 
 
 def context_size(conditioning: Any) -> int:

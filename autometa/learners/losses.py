@@ -50,6 +50,13 @@ def task_losses(
     return total / count.clamp(min=1), count > 0
 
 
+def mean_over_tasks(
+    losses: Float[Tensor, " task"], present: Bool[Tensor, " task"]
+) -> Float[Tensor, ""]:
+    """The objective in episodes, of what `task_losses` gives."""
+    return losses.sum() / present.sum().clamp(min=1)
+
+
 def _squared(out: Tensor, y: Tensor) -> Tensor:
     return (out[..., 0] - y) ** 2
 

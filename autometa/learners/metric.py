@@ -13,8 +13,7 @@ from autometa.config import Config, per_run
 from autometa.errors import ConfigError
 from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
-from autometa.learners.inner import check_episodic
-from autometa.learners.losses import row_losses, task_losses
+from autometa.learners.losses import mean_over_tasks, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role, Sharing
 
@@ -23,7 +22,7 @@ class MetricConfig(Config):
     """`distance_scale`: where the learned scale of the distances starts."""
 
     kind: Literal["metric"] = "metric"
-    distance_scale: float = per_run(0.1, gt=0.0)
+    distance_scale: float = per_run(0.1, gt=0.0, allow_inf_nan=False)
 
 
 class Metric(Learner):
@@ -53,7 +52,11 @@ class Metric(Learner):
     ) -> None:
         self.problem = problem
         self.network = embedding.shared_network(network, conditioning, "aligned", 1)
-        self.row_size = self.network.parts.backbone.row_size
+        backbone = self.network.parts.backbone
+        # every row has a difference to each prototype
+        shapes = [one for one in (problem.episode, problem.test_episode) if one is not None]
+        ways = max([2, *(one.ways or 2 for one in shapes)])
+        self.row_size = max(backbone.row_size, ways * backbone.out_features)
         self._scale = config.distance_scale
 
     @classmethod
@@ -63,7 +66,6 @@ class Metric(Learner):
                 "Parameter `adaptation.kind` should be other than `metric` for regression: "
                 "prototypes are means of classes. Found `adaptation.kind = metric`."
             )
-        check_episodic(config)
         embedding.check_unconditioned(config)
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -88,7 +90,7 @@ class Metric(Learner):
         out = self._logits(params, batch.x, step)
         known = embedding.known_labels(self.problem, batch.y, batch.mask, params["adapted.counts"])
         losses, present = task_losses(row_losses(self.problem, out, batch.y), known)
-        return embedding.mean_over_tasks(losses, present), losses, buffers
+        return mean_over_tasks(losses, present), losses, buffers
 
     def predict(self, params: Params, buffers: Params, x: Tensor, tasks: Tensor) -> Tensor:
         return self._logits(params, x, Step())

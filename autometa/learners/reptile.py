@@ -11,13 +11,8 @@ from torch import Tensor
 from autometa.balancing import Balancer
 from autometa.config import Config, per_run
 from autometa.learners.base import Batch, Learner
-from autometa.learners.inner import (
-    InnerLoop,
-    check_adapts,
-    check_episodic,
-    context_size,
-    objective,
-)
+from autometa.learners.inner import InnerLoop, check_adapts, context_size
+from autometa.learners.losses import mean_over_tasks
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role
 from autometa.sharing.base import subset
@@ -30,7 +25,7 @@ class ReptileConfig(Config):
     kind: Literal["reptile"] = "reptile"
     steps: int = Field(5, ge=1, le=100)
     test_steps: int = Field(10, ge=0, le=1000)
-    inner_lr: float = per_run(0.02, ge=0.0)
+    inner_lr: float = per_run(0.02, ge=0.0, allow_inf_nan=False)
 
 
 class Reptile(Learner):
@@ -55,13 +50,11 @@ class Reptile(Learner):
     ) -> None:
         self.problem = problem
         self.row_size = network.parts.backbone.row_size
-        self.balancer = balancer
         self._config = config
         self._inner = InnerLoop(problem, network, context_size(conditioning))
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:
-        check_episodic(config)
         check_adapts(config, n_blocks)
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
@@ -87,7 +80,7 @@ class Reptile(Learner):
         adapted = {name: leaf.detach() for name, leaf in subset(params, "adapted").items()}
         phi = params | {f"adapted.{name}": leaf for name, leaf in adapted.items()}
         losses = self._inner.losses(self._inner.outputs(phi, batch.x, step), batch)
-        total = objective(self.balancer, losses, batch, step)
+        total = mean_over_tasks(losses, batch.mask.any(-1))
         for name, leaf in adapted.items():
             if name in params:  # the context starts at 0 for every task
                 far = (params[name] - leaf).square().sum() / (2 * len(leaf))

@@ -348,7 +348,7 @@ class EpisodicSuite:
                 encoder=None if facts["encoder"] is None else encoder_from_json(facts["encoder"]),
                 _test=load_file(path / "test.safetensors") if facts["has_test"] else None,
             )
-        except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as exc:
             raise DataError(f"Folder `{path}` holds no readable suite ({exc}).") from None
 
 

@@ -183,8 +183,8 @@ def _enough(
         per_class = torch.bincount(rows.classes)
         rows = rows.take(torch.nonzero(per_class[rows.classes] >= need)[:, 0])
         found = rows.classes if rows.classes is not None else rows.task
-        owner = {int(c): int(t) for c, t in zip(found, rows.task, strict=True)}
-        counts = np.bincount(list(owner.values()), minlength=suite.n_tasks).tolist()
+        owner = torch.unique(torch.stack([found, rows.task]), dim=1)[1]
+        counts = torch.bincount(owner, minlength=suite.n_tasks).tolist()
         ways = max(shape.ways or 1, test_shape.ways or 1) if one_task else 1
         for task, count in zip(suite.tasks, counts, strict=True):
             if count < ways:

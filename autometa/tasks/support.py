@@ -104,7 +104,12 @@ def read_support(
     """
     if isinstance(support, pd.DataFrame):
         support = _named(support)
-    if np.ndim(support) < 2 or len(support) == 0:
+    if np.ndim(support) < 2:
+        raise DataError(
+            f"The new task should be a table, or an array of rows. Found {np.ndim(support)} "
+            f"dimension{'s' * (np.ndim(support) == 0)}."
+        )
+    if len(support) == 0:
         raise DataError("The table of the new task has no rows.")
     group = None
     if isinstance(support, pd.DataFrame):

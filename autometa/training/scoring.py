@@ -125,10 +125,11 @@ def predict_episodes(
     numbers = sum(leaf[0].numel() for leaf in params.values())
     an_episode = models.n_runs * _COPIES * (rows * learner.row_size + numbers)
     size = max(1, _NUMBERS // an_episode)
+    episodes = episodes.to(device)
     parts = []
     with torch.no_grad():
         for first in range(0, len(episodes), size):
-            some = episodes[first : first + size].to(device)
+            some = episodes[first : first + size]
             support = Batch(some.support.x, some.support.y, some.support.mask, some.tasks)
             found = stacked(params, buffers, support, some.query.x, rates)
             parts.append(found.float().cpu())

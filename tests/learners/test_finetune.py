@@ -154,6 +154,13 @@ def test_what_cannot_be_built_is_refused(values, text):
         check(config, make_episode_problem("multiclass"))
 
 
+def test_it_does_not_recommend_what_it_refuses():
+    config = make_config({"adaptation.kind": "finetune", "head": "single_head"})
+    with pytest.raises(ConfigError, match="nothing to adapt") as told:
+        check(config, make_episode_problem("regression"))
+    assert "conditioning.kind" not in str(told.value)
+
+
 def test_independent_networks_have_heads_of_their_own():
     config = make_config({"adaptation.kind": "finetune", **SCRATCH, "head": "single_head"})
     check(config, make_episode_problem("multiclass"))

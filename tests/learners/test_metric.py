@@ -165,6 +165,15 @@ def test_there_is_no_head():
     assert set(params) == set(learner.roles())
 
 
+def test_its_memory_grows_with_the_classes():
+    """A row has a difference to every prototype, in episodes of held-out tasks, too."""
+    few = make_episode_problem("multiclass", ways=3)
+    assert few.episode is not None
+    many = few.model_copy(update={"test_episode": few.episode.model_copy(update={"ways": 40})})
+    assert learner_for(few).row_size == 3 * 8  # of 8 features
+    assert learner_for(many).row_size == 40 * 8
+
+
 def test_the_scale_starts_where_it_is_told():
     learner = make_learner(
         make_episode_problem("multiclass"), {**VALUES, "adaptation.distance_scale": 0.25}

@@ -14,15 +14,7 @@ from autometa.errors import DataError
 from autometa.networks import Problem
 from autometa.tasks import EpisodeShape, EpisodicSuite, TaskSuite, load_saved, load_suite
 from autometa.tasks.drawing import support_units
-from tests.episodic import BINARY, NWAY, REGRESSION, grouped, lines, pictures, targets
-
-CASES = {
-    "regression": lambda: EpisodicSuite.from_suite(grouped(), REGRESSION),
-    "binary": lambda: EpisodicSuite.from_suite(grouped("binary"), BINARY),
-    "mixed": lambda: EpisodicSuite.from_suite(pictures(), NWAY),
-    "one_task": lambda: EpisodicSuite.from_suite(pictures(), NWAY, one_task=True),
-    "targets": lambda: EpisodicSuite.from_suite(targets(), REGRESSION),
-}
+from tests.episodic import CASES, NWAY, REGRESSION, grouped, lines, pictures, targets
 
 
 @pytest.fixture(params=list(CASES))
@@ -212,6 +204,17 @@ class TestSaving:
             EpisodicSuite.load(tmp_path / "rows")
         with pytest.raises(DataError, match="no readable suite"):
             load_saved(tmp_path / "nothing")
+
+    @pytest.mark.parametrize("text", ["[]", "{", '{"format": 1, "layout": "episodes"}', None])
+    def test_a_broken_file_is_told(self, text, tmp_path):
+        folder = CASES["regression"]().save(tmp_path / "s")
+        path = folder / "suite.json"
+        if text is None:  # a value that no episode can have
+            facts = json.loads(path.read_text())
+            text = json.dumps({**facts, "episode": {"shots": 0}})
+        path.write_text(text)
+        with pytest.raises(DataError, match="no readable suite"):
+            EpisodicSuite.load(folder)
 
     def test_the_fingerprint_knows_data_shape_and_split(self):
         source = grouped()

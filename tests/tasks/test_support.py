@@ -137,6 +137,7 @@ def test_features_that_do_not_fit(encoder):
 def test_labels_that_do_not_fit(encoder):
     rows = table("size", "species", "sold")
     refused("no rows", SITES, encoder, rows.iloc[:0])
+    refused("should be a table, .* Found 1 dimension", SITES, encoder, np.ones(3), labels=range(3))
     refused("`size` has no value", SITES, encoder, rows.assign(size=np.nan))
     refused("`size` should hold numbers. Found text.", SITES, encoder, rows.assign(size="big"))
     refused("infinite number", SITES, encoder, rows.assign(size=np.inf))

@@ -129,7 +129,6 @@ class Hard(Sharing):
         """The leaves of `tasks`, in their order."""
         if self.parts.problem.layout == "aligned":  # then they are all, in order
             return params
-        # by name: to ask for the roles draws leaves, which vmap does not allow
         own = tuple(f"{name}." for name, _, per_task in self._layers() if per_task)
         return {n: leaf[tasks] if n.startswith(own) else leaf for n, leaf in params.items()}
 

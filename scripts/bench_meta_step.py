@@ -22,6 +22,7 @@ import json
 import math
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -120,7 +121,7 @@ def sinusoids(n_tasks: int, generator: torch.Generator) -> Episode:
     return Episode(part(), part())
 
 
-class _Way:
+class _Way(ABC):
     """What both have in common: one run's parameters as a row, clipping and AdamW."""
 
     def __init__(self, learner: Learner, episode: Episode) -> None:
@@ -136,9 +137,9 @@ class _Way:
         self._optimizer = OPTIMIZERS["adamw"]()
         self.number = 0
 
+    @abstractmethod
     def gradient(self) -> Tensor:
         """Gradient of the mean loss [run, P]."""
-        raise NotImplementedError
 
     def step(self) -> None:
         self.number += 1
@@ -175,7 +176,6 @@ class Loop(_Way):
     """One task after the other, in plain functions."""
 
     def gradient(self) -> Tensor:
-        total: list[Tensor] = []
         leaves = list(self.leaves.values())
         theta = {name: leaf[0, 0] for name, leaf in self.leaves.items()}
         support, query = self.episode
@@ -189,7 +189,7 @@ class Loop(_Way):
                 for (name, leaf), grad in zip(theta.items(), found, strict=True)
             }
             losses.append(F.mse_loss(forward(phi, query.x[task]), query.y[task]))
-        total = list(torch.autograd.grad(torch.stack(losses).mean(), leaves))
+        total = torch.autograd.grad(torch.stack(losses).mean(), leaves)
         return self.layout.pack(dict(zip(self.leaves, total, strict=True)))
 
 

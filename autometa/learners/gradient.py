@@ -53,7 +53,7 @@ class Gradient(Learner):
     z = 0; with all blocks shared and a single head it is all that does (CAVIA, Zintgraf et al.
     2019, which has it enter the first block).
 
-    Deviations: learned rates are of any sign, as in the paper, and the context has one, too.
+    A learned rate may become negative, as in the paper; here a context has rates, too.
     """
 
     Config = GradientConfig

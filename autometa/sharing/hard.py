@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch.func import vmap
 from autometa.config import Config
 from autometa.errors import ConfigError
 from autometa.networks import Parts, Problem, Step
+from autometa.networks.keys import fold
 from autometa.networks.layers import Modulation, dropout
 from autometa.sharing.base import Params, Role, Sharing, per_task_apply, stack_init, subset
 
@@ -91,7 +94,7 @@ class Hard(Sharing):
         h = leave(h)
         return h.expand(len(tasks), *h.shape)
 
-    @property
+    @cached_property
     def first_own(self) -> int:
         """The first layer that belongs to a task or is told which task it is.
 
@@ -121,9 +124,37 @@ class Hard(Sharing):
         Args:
             params: leaves with role `task` are those of the tasks of `h`, in its order.
         """
-        n = self.parts.n_blocks
-        h, _ = self._blocks(params, h, True, z, step, range(min(self.first_own, n), n))
-        return self._layer(params, h, True, z, n)[0]
+        roles = self._roles
+        shared = {name: leaf for name, leaf in params.items() if roles.get(name) == "shared"}
+        varying = {name: leaf for name, leaf in params.items() if roles.get(name) == "task"}
+        keys = None
+        if step.key is not None and step.rate("dropout") is not None:  # masks of their own
+            keys = fold(step.key, torch.arange(len(h), device=h.device))
+        others = {"z": z, "key": keys}
+
+        # one `vmap` for all layers: entering it costs as much as a small layer
+        def one(own: Params, rows: Tensor, entry: Params) -> Tensor:
+            leaves = shared | own
+            how = dataclasses.replace(step, key=entry.get("key"))
+            for number in range(min(self.first_own, self.parts.n_blocks), self.parts.n_blocks):
+                rows = dropout(self._one(leaves, rows, entry.get("z"), number), how, number)
+            rows = self.parts.backbone.leave(rows)
+            return self._one(leaves, rows, entry.get("z"), self.parts.n_blocks)
+
+        found: Tensor = vmap(one)(varying, h, {n: e for n, e in others.items() if e is not None})
+        return found
+
+    def _one(self, params: Params, h: Tensor, z: Tensor | None, number: int) -> Tensor:
+        """One block, or the head, of one task; `params` without a dimension for tasks."""
+        is_head = number == self.parts.n_blocks
+        layer: Any = self.parts.head if is_head else self.parts.backbone.blocks[number]
+        modulation, conditioner = Modulation(), self.parts.conditioners.get(number)
+        if conditioner is not None and z is not None:
+            modulation = conditioner.modulation(subset(params, f"conditioning.{number}"), z)
+        out: Tensor = layer.forward(
+            subset(params, "head" if is_head else f"blocks.{number}"), h, modulation
+        )
+        return out
 
     def _pick(self, params: Params, tasks: Tensor) -> Params:
         """The leaves of `tasks`, in their order."""
@@ -172,6 +203,10 @@ class Hard(Sharing):
         )
 
     def roles(self) -> dict[str, Role]:
+        return dict(self._roles)
+
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
         probe = torch.Generator().manual_seed(0)
         return {
             f"{name}.{leaf}": "task" if per_task else "shared"

@@ -64,7 +64,11 @@ class Bayesian(Learner):
     ) -> None:
         self.problem = problem
         self.network = embedding.shared_network(network, conditioning, "aligned", config.basis)
-        self.row_size = self.network.parts.backbone.row_size
+        shape, size = problem.episode, config.basis
+        rows = shape.n_support + shape.n_query if shape else 1
+        # a row's basis functions and its share of Λ, in float64
+        own = 2 * (size + math.ceil(size**2 / rows))
+        self.row_size = max(self.network.parts.backbone.row_size, own)
         self._kind = problem.kinds[0]
         self._config = config
 

@@ -17,6 +17,7 @@ from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
 from autometa.learners.bayesian import gaussian_losses
 from autometa.learners.encoder import Encoder, attend, mean_rows
+from autometa.learners.inner import stream
 from autometa.learners.losses import at_least_float32, mean_over_tasks, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.networks.layers import fan_in_uniform
@@ -138,7 +139,7 @@ class Amortized(Learner):
             found = {"adapted.z": self._z(params, mean_rows(r, support.mask))}
         phi = params | found
         if self._kind == "multiclass":
-            h = self._outputs_at(phi, support.x, embedding.support_step(step))
+            h = self._outputs_at(phi, support.x, stream(step, 1))
             n = embedding.n_classes(self.problem, support.tasks)
             members = embedding.one_hot(support.y, support.mask, n, h.dtype)
             classes, counts = embedding.class_means(h, members)

@@ -14,6 +14,7 @@ from autometa.balancing import Balancer
 from autometa.config import Config, per_run
 from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
+from autometa.learners.inner import stream
 from autometa.learners.losses import mean_over_tasks, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role, Sharing
@@ -63,7 +64,11 @@ class Bayesian(Learner):
     ) -> None:
         self.problem = problem
         self.network = embedding.shared_network(network, conditioning, "aligned", config.basis)
-        self.row_size = self.network.parts.backbone.row_size
+        shape, size = problem.episode, config.basis
+        rows = shape.n_support + shape.n_query if shape else 1
+        # a row's basis functions and its share of Λ, in float64
+        own = 2 * (size + math.ceil(size**2 / rows))
+        self.row_size = max(self.network.parts.backbone.row_size, own)
         self._kind = problem.kinds[0]
         self._config = config
 
@@ -91,7 +96,7 @@ class Bayesian(Learner):
         return embedding.all_shared(self.init(torch.Generator())[0])
 
     def adapt(self, params: Params, buffers: Params, support: Batch, step: Step) -> Params:
-        h = self._basis(params, support.x, embedding.support_step(step))
+        h = self._basis(params, support.x, stream(step, 1))
         labels = self._labels(support)
         precision = params["prior.log_precision"].double().exp().diag()
         prior = torch.zeros(h.shape[-1], 1, dtype=h.dtype, device=h.device)

@@ -15,7 +15,6 @@ from torch import Tensor
 from autometa.errors import ConfigError
 from autometa.learners.losses import at_least_float32
 from autometa.networks import ConditioningConfig, Parts, Problem, Step
-from autometa.networks.keys import fold
 from autometa.sharing import Params, Role, Sharing
 from autometa.sharing.hard import Hard, HardConfig
 
@@ -122,9 +121,3 @@ def without_absent(
     """−∞ for classes without a support row, where others have some."""
     absent = (counts == 0) & (counts > 0).any(-1, keepdim=True)
     return logits.masked_fill(absent[:, None], float("-inf"))
-
-
-def support_step(step: Step) -> Step:
-    """The step for the support rows, whose dropout masks are not those of the query rows."""
-    key = None if step.key is None else fold(step.key, 1)
-    return Step(step.train, key, step.rates)

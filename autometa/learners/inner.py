@@ -90,10 +90,10 @@ class InnerLoop:
             fixed = params
             if first_order:
                 fixed = {name: leaf.detach() for name, leaf in params.items()}
-            h = self._below(fixed, support.x, _stream(step, 1))
+            h = self._below(fixed, support.x, stream(step, 1))
 
             def loss(own: Params, number: int) -> Tensor:
-                out = self._above(fixed, own, h, _stream(step, 2 + number))
+                out = self._above(fixed, own, h, stream(step, 2 + number))
                 return self.losses(out, support).sum()
 
             # tasks are independent: the gradient of the sum is each task's own
@@ -158,7 +158,7 @@ def context_size(conditioning: Any) -> int:
     return 0 if conditioning.kind == "none" else conditioning.dim
 
 
-def _stream(step: Step, number: int) -> Step:
+def stream(step: Step, number: int) -> Step:
     """The same step with other dropout masks: those of the query rows are number 0."""
     if not step.train or step.key is None or step.rate("dropout") is None:
         return step

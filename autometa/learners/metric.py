@@ -13,6 +13,7 @@ from autometa.config import Config, per_run
 from autometa.errors import ConfigError
 from autometa.learners import embedding
 from autometa.learners.base import Batch, Learner
+from autometa.learners.inner import stream
 from autometa.learners.losses import mean_over_tasks, row_losses, task_losses
 from autometa.networks import ConditioningConfig, Problem, Step
 from autometa.sharing import Params, Role, Sharing
@@ -78,7 +79,7 @@ class Metric(Learner):
         return embedding.all_shared(self.init(torch.Generator())[0])
 
     def adapt(self, params: Params, buffers: Params, support: Batch, step: Step) -> Params:
-        h = self._features(params, support.x, embedding.support_step(step))
+        h = self._features(params, support.x, stream(step, 1))
         n = embedding.n_classes(self.problem, support.tasks)
         members = embedding.one_hot(support.y, support.mask, n, h.dtype)
         prototypes, counts = embedding.class_means(h, members)

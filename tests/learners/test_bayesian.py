@@ -204,6 +204,15 @@ def test_another_number_of_ways_than_trained(ways):
     assert torch.equal(out, other.predict(expected, buffers, query.x, query.tasks))
 
 
+def test_its_memory_grows_with_the_basis():
+    """Λ has D² numbers of eight bytes in every episode."""
+    learner = build(basis=300, shots=4)
+    shape = learner.problem.episode
+    assert learner.row_size * (shape.n_support + shape.n_query) >= 2 * 300**2
+    assert learner.row_size >= 2 * 300
+    assert build(basis=1).row_size == 8  # the network's width
+
+
 def test_variance_is_of_regression_alone():
     learner = build("binary")
     params, buffers = draw(learner)

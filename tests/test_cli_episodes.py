@@ -54,7 +54,9 @@ def test_what_was_found_is_printed(searched: tuple[Path, Result]) -> None:
     assert "autometa diagnose" not in out
 
 
-def test_the_study_can_be_looked_at_and_is_not_diagnosed(searched: tuple[Path, Result]) -> None:
+def test_the_study_can_be_looked_at_and_is_not_diagnosed(
+    searched: tuple[Path, Result], tmp_path: Path
+) -> None:
     home = str(searched[0])
     trials = run("trials", "waves", "--home", home)
     assert trials.exit_code == 0, trials.stderr
@@ -63,6 +65,12 @@ def test_the_study_can_be_looked_at_and_is_not_diagnosed(searched: tuple[Path, R
     (row,) = json.loads(best.stdout)["arms"].values()
     assert row["config"]["adaptation.kind"] == "finetune"
     assert row["config"]["sharing.kind"] == "independent"
+    file = tmp_path / "best.yaml"
+    written = run("best", "waves", "--out", str(file), "--home", home).stdout
+    flags = "--episodic --shots 5 --queries 15"
+    assert f"train it with `autometa train SUITE {flags} --config {file}`" in " ".join(
+        written.split()
+    )
     diagnosed = run("diagnose", "waves", "--home", home)
     assert diagnosed.exit_code == 2
     assert "is one of episodes, which have no diagnosis" in diagnosed.stderr

@@ -28,7 +28,7 @@ def train(
     episodic: options.Episodic = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
-    queries: options.Queries = 15,
+    queries: options.Queries = None,
     one_task: options.OneTask = False,
     config: Annotated[
         Path | None,
@@ -244,7 +244,7 @@ def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]
 
 
 def _check_folder(out: Path, model: Path) -> None:
-    """Refuse a folder that cannot be written, or that holds the model that is adapted."""
+    """Refuse a folder that cannot be written, or that holds a model of many tasks."""
     if out.exists() and not out.is_dir():
         raise UserError(f"Option `--out` should be a folder. Found the file `{out}`.")
     if out.resolve() == model.resolve():
@@ -252,12 +252,20 @@ def _check_folder(out: Path, model: Path) -> None:
             "Option `--out` should be another folder than `MODEL`, which can be adapted to more "
             f"tasks. Found `{out}`."
         )
+    if (out / "model.json").exists():
+        from autometa import api
+
+        if "adapted" not in api.load_model(out).facts:
+            raise UserError(
+                "Option `--out` should not be the folder of a model of many tasks, which would be "
+                f"lost. Found `{out}`."
+            )
 
 
 def _learned(facts: dict[str, Any]) -> str:
     """One line about what an adapted model learned from."""
     name = f"`{facts['target']}`" + (f" of {facts['task']}" if facts["task"] else "")
-    rows = f"{facts['rows']} rows"
+    rows = f"{facts['rows']} row{'s' * (facts['rows'] != 1)}"
     if facts["unlabelled"]:
         rows += f" ({facts['unlabelled']} without a label left out)"
     (measure, value) = next(iter(facts["fit"].items()))

@@ -141,6 +141,16 @@ def test_mistakes_are_told_in_a_sentence(words: list[str], message: str, tmp_pat
     assert not (tmp_path / "studies").exists()
 
 
+def test_train_prints_some_of_many_tasks(tmp_path: Path) -> None:
+    words = ["--set", "adaptation.kind=bayesian", "--set", "backbone.width=8", "--max-epochs", "1"]
+    out = ["--out", str(tmp_path / "model"), "--device", "cpu"]
+    result = run("train", "sinusoid", "--episodic", "--shots", "5", *words, *out)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("  ")]) == 21
+    assert "  80 more tasks; --json has them all." in lines
+
+
 @pytest.mark.parametrize("command", ["search", "train"])
 def test_help_has_the_options(command: str) -> None:
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "140"}).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,9 @@ from autometa.cli import options
 from autometa.cli.output import duration, emit_json, note, plain, quiet_stdout, say, shown
 from autometa.errors import DataError, UserError, nearest
 from autometa.home import Home
+
+#: tasks whose scores `train` prints
+_TASKS = 20
 
 
 def train(
@@ -87,8 +91,10 @@ def train(
         emit_json(result.to_json())
         return
     say(f"Validation score {result.value:.4f} after {duration(result.seconds)}.")
-    for name, value in result.tasks.items():
+    for name, value in islice(result.tasks.items(), _TASKS):
         say(f"  {name}: " + ("not judged" if value is None else f"{value:.4f}"))
+    if len(result.tasks) > _TASKS:
+        say(f"  {len(result.tasks) - _TASKS} more tasks; --json has them all.")
     say(f"Model: {shown(result.model)}")
 
 

@@ -129,6 +129,11 @@ def compare_episodes(
     }
 
 
+def by_score(score: float | None) -> float:
+    """A sort key that puts the highest score first, and none last."""
+    return float("inf") if score is None else -score
+
+
 def _spec_of_all(specs: Sequence[TaskSpec]) -> TaskSpec:
     """Stands for all tasks; where these have units of their own errors stay standardised."""
     std = specs[0].std if len({spec.std for spec in specs}) == 1 else 1.0
@@ -185,7 +190,7 @@ def _decide(rows: Sequence[MethodResult], boot: Bootstrap, n_groups: int) -> dic
     The best of what was searched is held against the best of all others, chosen by their test
     scores: if that choice is lucky it is in favour of the baselines.
     """
-    ranked = sorted(range(len(rows)), key=lambda k: -(rows[k].score or -1.0))
+    ranked = sorted(range(len(rows)), key=lambda k: by_score(rows[k].score))
     best, networks = ranked[0], [k for k in ranked if rows[k].kind == "network"]
     others = [k for k in ranked if rows[k].name != MAIN]
     main = next((k for k in ranked if rows[k].name == MAIN), None)
@@ -265,14 +270,11 @@ def _sentence(where: str, rows: Sequence[MethodResult], decided: Mapping[str, An
     if other.kind == "baseline":
         network = of[decided["recommended"]].words
         kept = f" The best network is kept as the model all the same: {network}."
-    return (
-        f"Learning from many tasks loses on {where}: {other.words} is better. {_told(first)} "
-        f"against {_score(other)} ({margin}).{kept}{rest}"
-    )
+    return f"{_loser(other.name)} loses on {where}: {both}, the best of all ({margin}).{kept}{rest}"
 
 
 def _others(rows: Sequence[MethodResult], said: set[str]) -> str:
-    left = sorted((r for r in rows if r.name not in said), key=lambda r: -(r.score or -1.0))
+    left = sorted((r for r in rows if r.name not in said), key=lambda r: by_score(r.score))
     return f" Others: {', '.join(f'{r.words} {_score(r)}' for r in left)}." if left else ""
 
 
@@ -283,6 +285,13 @@ def _diverged(rows: Sequence[MethodResult], n: int) -> list[str]:
         for row in rows
         if row.diverged
     ]
+
+
+def _loser(winner: str) -> str:
+    """What has lost against a method: some of them learn from many tasks too."""
+    if winner.startswith("pooled_"):
+        return "Adapting to new tasks"
+    return "Learning to learn" if winner == "joint" else "Learning from many tasks"
 
 
 def _told(row: MethodResult) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 import autometa
 from autometa.api import SearchResult
+from autometa.api.episodic import EpisodeRequest
 from autometa.errors import StudyError, UserError
 from autometa.tasks import TaskSuite
 from tests.searching.support import small_suite
@@ -70,6 +71,12 @@ def run(home: Path, suite: Any = None, **options: Any) -> SearchResult:
         ({"shots": 40}, "Episodes need at least 3 tasks with enough rows"),
         ({"cost": "parameters"}, "`cost` should be left out in episodes"),
         ({"no_task_worse_than": 0.1}, "`no_task_worse_than` should be left out in episodes"),
+        ({"diagnose": True}, "`diagnose` (`--diagnosis`) should be left out in episodes"),
+        (
+            {"queries": 26},
+            "`queries` should be at most 25: no task has more rows beside its 5 support rows",
+        ),
+        ({"episodic": False, "shots": None, "queries": 15}, "`queries` is about episodes"),
         ({"episodic": False}, "`shots` is about episodes: add `episodic = True`"),
         ({"episodic": False, "shots": None, "one_task": True}, "`one_task` is about episodes"),
     ],
@@ -81,6 +88,13 @@ def test_settings_are_checked_before_anything_is_written(
         run(tmp_path, **options)
     assert message in str(caught.value)
     assert not (tmp_path / "studies").exists()
+
+
+def test_query_rows_are_those_there_are_unless_a_number_is_asked_for() -> None:
+    assert EpisodeRequest(5).of_suite(waves()).shape.queries == 15
+    few = EpisodeRequest(5, test_shots=3).of_suite(waves(rows=12))
+    assert few.shape.queries == few.test_shape.queries == 7
+    assert EpisodeRequest(5, queries=25).of_suite(waves()).shape.queries == 25
 
 
 def test_classes_need_ways(tmp_path: Path) -> None:

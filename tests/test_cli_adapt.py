@@ -167,6 +167,21 @@ def test_where_it_is_written(models: Path, table: Path, tmp_path: Path) -> None:
     assert "Missing option '--out'" in refused(run(models, "adapt", "sizes", table))
 
 
+def test_a_model_of_many_tasks_is_not_overwritten(
+    models: Path, table: Path, tmp_path: Path
+) -> None:
+    line = refused(run(models, "adapt", "sizes", table, "--out", models / "trees"))
+    assert "`--out` should not be the folder of a model of many tasks" in line
+    assert not Model.load(models / "trees").tasks
+    out = tmp_path / "one row"
+    one = tmp_path / "one.csv"
+    one.write_text("\n".join(table.read_text().splitlines()[:2]) + "\n")
+    for rows, words in ((table, "from 12 rows"), (one, "from 1 row;")):
+        again = run(models, "adapt", "sizes", rows, "--out", out)
+        assert again.exit_code == 0, again.stderr
+        assert words in again.stdout
+
+
 def test_models_that_cannot(models: Path, table: Path, tmp_path: Path) -> None:
     assert "Did you mean `sizes`" in refused(run(models, "adapt", "size", table, "--out", "m"))
     assert "adapt it to a few labelled rows first" in refused(

@@ -54,7 +54,9 @@ def test_what_was_found_is_printed(searched: tuple[Path, Result]) -> None:
     assert "autometa diagnose" not in out
 
 
-def test_the_study_can_be_looked_at_and_is_not_diagnosed(searched: tuple[Path, Result]) -> None:
+def test_the_study_can_be_looked_at_and_is_not_diagnosed(
+    searched: tuple[Path, Result], tmp_path: Path
+) -> None:
     home = str(searched[0])
     trials = run("trials", "waves", "--home", home)
     assert trials.exit_code == 0, trials.stderr
@@ -63,6 +65,12 @@ def test_the_study_can_be_looked_at_and_is_not_diagnosed(searched: tuple[Path, R
     (row,) = json.loads(best.stdout)["arms"].values()
     assert row["config"]["adaptation.kind"] == "finetune"
     assert row["config"]["sharing.kind"] == "independent"
+    file = tmp_path / "best.yaml"
+    written = run("best", "waves", "--out", str(file), "--home", home).stdout
+    flags = "--episodic --shots 5 --queries 15"
+    assert f"train it with `autometa train SUITE {flags} --config {file}`" in " ".join(
+        written.split()
+    )
     diagnosed = run("diagnose", "waves", "--home", home)
     assert diagnosed.exit_code == 2
     assert "is one of episodes, which have no diagnosis" in diagnosed.stderr
@@ -131,6 +139,16 @@ def test_mistakes_are_told_in_a_sentence(words: list[str], message: str, tmp_pat
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert not (tmp_path / "studies").exists()
+
+
+def test_train_prints_some_of_many_tasks(tmp_path: Path) -> None:
+    words = ["--set", "adaptation.kind=bayesian", "--set", "backbone.width=8", "--max-epochs", "1"]
+    out = ["--out", str(tmp_path / "model"), "--device", "cpu"]
+    result = run("train", "sinusoid", "--episodic", "--shots", "5", *words, *out)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("  ")]) == 21
+    assert "  80 more tasks; --json has them all." in lines
 
 
 @pytest.mark.parametrize("command", ["search", "train"])

@@ -79,7 +79,7 @@ def test_tasks_are_resampled_as_wholes() -> None:
     ("noises", "outcome", "recommended", "words"),
     [
         ((0.2, 0.8, 0.9), "sharing", "sharing", "Learning from many tasks wins on hills"),
-        ((0.8, 0.2, 0.9), "independent", "independent", "from scratch is better"),
+        ((0.8, 0.2, 0.9), "independent", "independent", "for from scratch, the best of all"),
         ((0.8, 0.9, 0.2), "ridge", "sharing", "The best network is kept as the model all the same"),
         ((0.5, 0.5, 0.9), "undecided", None, "a difference within noise"),
     ],
@@ -100,6 +100,39 @@ def test_who_wins(
     assert (low > 0) == (outcome == "sharing")
     names = {m["words"] for m in found["methods"]}
     assert all(name in found["verdict"] for name in names), "every method is in the verdict"
+
+
+def test_a_score_of_zero_ranks_above_one_below_it() -> None:
+    """What is no better than the constant is better than what is worse."""
+    episodes = Episodes()
+    episodes.y = np.sign(episodes.y)  # sums are exact
+    methods = {
+        "sharing": Method("prototypes", episodes.near(0.5)),
+        "independent": Method("from scratch", episodes.near(1.2, seed=1)),
+        "ridge": Method("ridge", episodes.judged(np.zeros((1, *episodes.y.shape))), "baseline"),
+    }
+    found = compare(methods)
+    scores = {m["name"]: m["score"] for m in found["methods"]}
+    assert scores["ridge"] == 0.0
+    assert -1.0 < scores["independent"] < 0.0
+    assert found["against"] == "ridge"
+    assert found["difference"] == pytest.approx(scores["sharing"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ridge", "Learning from many tasks loses on hills"),
+        ("pooled_trees", "Adapting to new tasks loses on hills"),
+        ("joint", "Learning to learn loses on hills"),
+    ],
+)
+def test_what_has_lost_is_what_the_winner_lacks(name: str, words: str) -> None:
+    episodes = Episodes(each=20)
+    better = Method("the other one", episodes.near(0.2, seed=1))
+    verdict = compare({"sharing": Method("it", episodes.near(0.8)), name: better})["verdict"]
+    assert verdict.startswith(words)
+    assert "for the other one, the best of all (difference -" in verdict
 
 
 def test_every_method_has_a_row_and_every_task_a_value_for_each() -> None:

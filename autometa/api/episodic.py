@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autometa.errors import StudyError, UserError
+import torch
+
+from autometa.errors import DataError, StudyError, UserError
 from autometa.searching.settings import SearchSettings
 from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.tasks.episodes import EpisodeShape
@@ -22,14 +24,15 @@ class EpisodeRequest:
     """The episodes that were asked for; `of_suite` makes them of a suite.
 
     Attributes:
-        ways, shots, queries: as in `EpisodeShape`.
+        ways, shots, queries: as in `EpisodeShape`; `queries`, if None, are `QUERIES`, or as many
+            as there are.
         one_task: classes of an episode are all of one task.
         test_ways, test_shots: of test episodes, where they differ.
     """
 
     shots: int
     ways: int | None = None
-    queries: int = QUERIES
+    queries: int | None = None
     one_task: bool = False
     test_ways: int | None = None
     test_shots: int | None = None
@@ -38,13 +41,27 @@ class EpisodeRequest:
         """The suite in episodes.
 
         Raises:
-            DataError: the suite cannot be cut into such episodes.
+            DataError: the suite cannot be cut into such episodes, or no task has so many rows.
         """
-        shape = EpisodeShape(ways=self.ways, shots=self.shots, queries=self.queries)
+        cut = self._cut(suite, self.queries or QUERIES)
+        groups = cut.task if cut.classes is None else cut.classes
+        most = int(torch.bincount(groups).max()) - cut.shape.shots
+        if cut.shape.queries <= most:
+            return cut
+        if self.queries is None:
+            return self._cut(suite, most)
+        of = "task" if cut.classes is None else "class"
+        raise DataError(
+            f"Parameter `queries` should be at most {most}: no {of} has more rows beside its "
+            f"{cut.shape.shots} support rows. Found `queries = {self.queries}`."
+        )
+
+    def _cut(self, suite: TaskSuite, queries: int) -> EpisodicSuite:
+        shape = EpisodeShape(ways=self.ways, shots=self.shots, queries=queries)
         test = EpisodeShape(
             ways=self.test_ways or self.ways,
             shots=self.test_shots or self.shots,
-            queries=self.queries,
+            queries=queries,
         )
         return EpisodicSuite.from_suite(
             suite, shape, one_task=self.one_task, test_shape=None if test == shape else test
@@ -56,7 +73,7 @@ def asked_episodes(
     *,
     ways: int | None,
     shots: int | None,
-    queries: int,
+    queries: int | None,
     one_task: bool,
     test_ways: int | None,
     test_shots: int | None,
@@ -69,7 +86,7 @@ def asked_episodes(
     given: dict[str, tuple[Any, int]] = {
         "ways": (ways, 2),
         "shots": (shots, 1),
-        "queries": (None if queries == QUERIES else queries, 1),
+        "queries": (queries, 1),
         "test_ways": (test_ways, 2),
         "test_shots": (test_shots, 1),
     }
@@ -98,7 +115,7 @@ def asked_episodes(
     return EpisodeRequest(shots, ways, queries, one_task, test_ways, test_shots)
 
 
-def check_settings_of_episodes(settings: SearchSettings) -> None:
+def check_settings_of_episodes(settings: SearchSettings, diagnose: bool | None) -> None:
     """Refuse what a search in episodes does not have.
 
     Raises:
@@ -110,6 +127,11 @@ def check_settings_of_episodes(settings: SearchSettings) -> None:
                 f"Parameter `{name}` should be left out in episodes, where networks are compared "
                 f"on tasks that none has seen. Found `{name} = {value}`."
             )
+    if diagnose:
+        raise UserError(
+            "Parameter `diagnose` (`--diagnosis`) should be left out in episodes, where every task "
+            "adapts and nothing is shared by force. Found `diagnose = True`."
+        )
 
 
 def episode_facts(suite: EpisodicSuite) -> dict[str, Any]:
@@ -140,14 +162,19 @@ def check_same_episodes(
         )
 
 
+def training_flags(facts: Mapping[str, Any]) -> str:
+    """The flags that give episodes like those that a study trains on."""
+    flags = ["--episodic"]
+    flags += [f"--ways {facts['ways']}"] * (facts["ways"] is not None)
+    flags += [f"--shots {facts['shots']}", f"--queries {facts['queries']}"]
+    return " ".join([*flags, *(["--one-task"] * facts["one_task"])])
+
+
 def _words(facts: Mapping[str, Any] | None) -> str:
     """The flags that give such episodes."""
     if facts is None:
         return "no `--episodic`"
-    flags = ["--episodic"]
-    flags += [f"--ways {facts['ways']}"] * (facts["ways"] is not None)
-    flags += [f"--shots {facts['shots']}", f"--queries {facts['queries']}"]
-    flags += ["--one-task"] * facts["one_task"]
+    flags = [training_flags(facts)]
     for name in ("ways", "shots"):
         if facts[f"test_{name}"] != facts[name]:
             flags.append(f"--test-{name} {facts[f'test_{name}']}")

@@ -13,7 +13,6 @@ from typing import Any
 from autometa.api.closing import closing
 from autometa.api.episodic import (
     EPISODES,
-    QUERIES,
     EpisodeRequest,
     asked_episodes,
     check_same_episodes,
@@ -77,11 +76,11 @@ def search(
     sampler: str = "tpe",
     pruner: str = "asha",
     device: str = "auto",
-    diagnose: bool = True,
+    diagnose: bool | None = None,
     episodic: bool = False,
     ways: int | None = None,
     shots: int | None = None,
-    queries: int = QUERIES,
+    queries: int | None = None,
     one_task: bool = False,
     test_ways: int | None = None,
     test_shots: int | None = None,
@@ -114,11 +113,14 @@ def search(
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
         device: `auto`, `cpu` or `cuda`.
         diagnose: find out why sharing hurts or helps, and try what that advises: at most two
-            trials a diagnosis, beyond `n_trials`, which are judged like any other. Not in episodes.
+            trials a diagnosis, beyond `n_trials`, which are judged like any other. If None: yes,
+            but not in episodes, which have none.
         episodic: search in episodes of `shots` support rows and `queries` query rows, of each of
-            `ways` classes where tasks have several.
+            `ways` classes where tasks have several; 15 query rows, or as many as there are, if
+            None.
         one_task: classes of an episode are all of one task, not of any of its split.
-        test_ways, test_shots: of test episodes, if they are to differ from those of training.
+        test_ways, test_shots: of validation and test episodes, if they are to differ from those of
+            training.
         home: the home folder; `$AUTOMETA_HOME` or `./autometa-home` if None.
         progress: called with a `Progress` after every change.
 
@@ -155,8 +157,9 @@ def search(
     loaded = _load(suite, episodes, suite_options)
     facts = None
     if isinstance(loaded, EpisodicSuite):
-        check_settings_of_episodes(settings)
+        check_settings_of_episodes(settings, diagnose)
         facts, diagnose = episode_facts(loaded), False
+    diagnose = diagnose is not False
     name = (
         choose_name(place, storage, loaded, resume)
         if study_name is None
@@ -266,7 +269,7 @@ def train(
     episodic: bool = False,
     ways: int | None = None,
     shots: int | None = None,
-    queries: int = QUERIES,
+    queries: int | None = None,
     one_task: bool = False,
     home: str | Path | None = None,
     out: str | Path | None = None,

@@ -17,8 +17,10 @@ def print_methods(test: dict[str, Any]) -> None:
     Args:
         test: the final comparison, as `compare_episodes` gives it.
     """
+    from autometa.comparison_episodes import by_score
+
     value = _VALUES[test["metric"]]
-    methods = sorted(test["methods"], key=lambda m: -(m["score"] or -1.0))
+    methods = sorted(test["methods"], key=lambda m: by_score(m["score"]))
     table(
         ["method", "trial", "score", "95% interval", value, "the search has"],
         [
@@ -52,7 +54,10 @@ def print_methods(test: dict[str, Any]) -> None:
 
 
 def _interval(ends: list[float] | None, form: str) -> str | None:
-    return None if ends is None else f"{form.format(ends[0])} to {form.format(ends[1])}"
+    if ends is None:
+        return None
+    low, high = (form.format(round(end, 3) + 0.0) for end in ends)  # no -0.000
+    return f"{low} to {high}"
 
 
 def _gap(method: dict[str, Any]) -> str | None:

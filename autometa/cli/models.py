@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,9 @@ from autometa.cli import options
 from autometa.cli.output import duration, emit_json, note, plain, quiet_stdout, say, shown
 from autometa.errors import DataError, UserError, nearest
 from autometa.home import Home
+
+#: tasks whose scores `train` prints
+_TASKS = 20
 
 
 def train(
@@ -28,7 +32,7 @@ def train(
     episodic: options.Episodic = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
-    queries: options.Queries = 15,
+    queries: options.Queries = None,
     one_task: options.OneTask = False,
     config: Annotated[
         Path | None,
@@ -87,8 +91,10 @@ def train(
         emit_json(result.to_json())
         return
     say(f"Validation score {result.value:.4f} after {duration(result.seconds)}.")
-    for name, value in result.tasks.items():
+    for name, value in islice(result.tasks.items(), _TASKS):
         say(f"  {name}: " + ("not judged" if value is None else f"{value:.4f}"))
+    if len(result.tasks) > _TASKS:
+        say(f"  {len(result.tasks) - _TASKS} more tasks; --json has them all.")
     say(f"Model: {shown(result.model)}")
 
 
@@ -244,7 +250,7 @@ def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]
 
 
 def _check_folder(out: Path, model: Path) -> None:
-    """Refuse a folder that cannot be written, or that holds the model that is adapted."""
+    """Refuse a folder that cannot be written, or that holds a model of many tasks."""
     if out.exists() and not out.is_dir():
         raise UserError(f"Option `--out` should be a folder. Found the file `{out}`.")
     if out.resolve() == model.resolve():
@@ -252,12 +258,20 @@ def _check_folder(out: Path, model: Path) -> None:
             "Option `--out` should be another folder than `MODEL`, which can be adapted to more "
             f"tasks. Found `{out}`."
         )
+    if (out / "model.json").exists():
+        from autometa import api
+
+        if "adapted" not in api.load_model(out).facts:
+            raise UserError(
+                "Option `--out` should not be the folder of a model of many tasks, which would be "
+                f"lost. Found `{out}`."
+            )
 
 
 def _learned(facts: dict[str, Any]) -> str:
     """One line about what an adapted model learned from."""
     name = f"`{facts['target']}`" + (f" of {facts['task']}" if facts["task"] else "")
-    rows = f"{facts['rows']} rows"
+    rows = f"{facts['rows']} row{'s' * (facts['rows'] != 1)}"
     if facts["unlabelled"]:
         rows += f" ({facts['unlabelled']} without a label left out)"
     (measure, value) = next(iter(facts["fit"].items()))

@@ -203,10 +203,11 @@ Shots = Annotated[
     ),
 ]
 Queries = Annotated[
-    int,
+    int | None,
     typer.Option(
         callback=at_least(1),
-        help="Rows that are predicted after it; with --ways of each class.",
+        help="Rows that are predicted after it; with --ways of each class. Default: 15, or as many "
+        "as there are.",
         rich_help_panel=_EPISODES,
     ),
 ]
@@ -222,7 +223,7 @@ TestWays = Annotated[
     int | None,
     typer.Option(
         callback=at_least(2),
-        help="Ways of the final test, if they are to differ from those of training.",
+        help="Ways in validation and the final test, if they are to differ from training.",
         rich_help_panel=_EPISODES,
     ),
 ]
@@ -230,7 +231,7 @@ TestShots = Annotated[
     int | None,
     typer.Option(
         callback=at_least(1),
-        help="Shots of the final test, if they are to differ from those of training.",
+        help="Shots in validation and the final test, if they are to differ from training.",
         rich_help_panel=_EPISODES,
     ),
 ]

@@ -33,7 +33,7 @@ def search(
     episodic: options.Episodic = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
-    queries: options.Queries = 15,
+    queries: options.Queries = None,
     one_task: options.OneTask = False,
     test_ways: options.TestWays = None,
     test_shots: options.TestShots = None,
@@ -100,13 +100,14 @@ def search(
         ),
     ] = "asha",
     diagnosis: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--diagnosis/--no-diagnosis",
-            help="Find out why sharing hurts or helps, and try what that advises.",
+            help="Find out why sharing hurts or helps, and try what that advises. Default: yes; "
+            "there is none with --episodic.",
             rich_help_panel=_SEARCH,
         ),
-    ] = True,
+    ] = None,
     seed: options.Seed = 0,
     study_name: Annotated[
         str | None,

@@ -114,7 +114,9 @@ def best(
         for key, value in row["params"].items():
             say(f"  {key}: {value}")
     if out is not None:
-        say(f"Written to {shown(out)}; train it with `autometa train SUITE --config {shown(out)}`.")
+        flags = _episode_flags(Home.find(home), study, storage)
+        command = f"autometa train SUITE{flags} --config {shown(out)}"
+        say(f"Written to {shown(out)}; train it with `{command}`.")
 
 
 def delete(
@@ -176,6 +178,15 @@ def _rows(home: Home, study: str, storage: str | None) -> list[Row]:
     from autometa.study import read_study, trial_rows
 
     return trial_rows(read_study(home, study, storage))
+
+
+def _episode_flags(home: Home, study: str, storage: str | None) -> str:
+    """The options that `train` needs for episodes like those of the study's trials."""
+    from autometa.api.episodic import EPISODES, training_flags
+    from autometa.study import read_study
+
+    facts = read_study(home, study, storage).user_attrs.get(EPISODES)
+    return "" if facts is None else f" {training_flags(facts)}"
 
 
 def _delete_runs(home: Home, study: str, uri: str | None, study_id: str | None) -> int:

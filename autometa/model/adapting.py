@@ -210,7 +210,8 @@ def _differences(problem: Problem, support: Support) -> Iterator[str]:
     if counts != {episode.shots}:
         of = " of each class" if ways else ""
         found = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-        yield f"Trained to learn from {episode.shots} rows{of}, this task has {found}."
+        rows_of = f"{episode.shots} row{'s' * (episode.shots != 1)}"
+        yield f"Trained to learn from {rows_of}{of}, this task has {found}."
 
 
 def _blocks(learner: Learner, params: Params, x: Tensor) -> tuple[Tensor, ...]:

@@ -53,6 +53,8 @@ _TRACKED: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL"]] = {
 ASK_AHEAD = 16
 #: runs of one unit at most
 MAX_BUNDLE = 64
+#: attribute of a study: its units in number, their runs, their seconds, and those of the probes
+UNITS = "units"
 
 
 @dataclass
@@ -105,6 +107,8 @@ class SearchLoop:
         self._at_rung: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
         self._broken: dict[int, set[int]] = defaultdict(set)
         self._chunks: dict[str, int] = dict(handle.study.user_attrs.get("chunks", {}))
+        none = {"units": 0, "runs": 0, "seconds": 0.0, "probe_seconds": 0.0}
+        self._units: dict[str, float] = {**none, **handle.study.user_attrs.get(UNITS, {})}
         self._states: dict[str, int] = {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
         kept = handle.study.user_attrs.get("reference")
         self.reference = None if kept is None else Reference(**kept)
@@ -134,6 +138,7 @@ class SearchLoop:
         if result.chunk is not None:
             self._chunks[lives[numbers[0]].shape] = result.chunk
             self._handle.set_attr("chunks", self._chunks)
+        self._count(unit, result)
         reported: list[int] = []
         for number, found in zip(numbers, result.results, strict=True):
             if found.reason is None and found.value is not None:
@@ -150,6 +155,13 @@ class SearchLoop:
             if int(name) not in self._waiting:
                 checkpoint_path(self._checkpoints, name, unit.to_epoch).unlink(missing_ok=True)
         self._announce()
+
+    def _count(self, unit: WorkUnit, result: UnitResult) -> None:
+        """Note how many units there were and how full, and their seconds."""
+        more = (1, len(unit.names), result.seconds, result.probe_seconds)
+        for key, value in zip(self._units, more, strict=True):
+            self._units[key] = round(self._units[key] + value, 4)
+        self._handle.set_attr(UNITS, self._units)
 
     def referencing(self) -> ScriptSource[None]:
         """What stands between the arms where a bound is set: the best independent networks are run

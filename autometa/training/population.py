@@ -30,6 +30,7 @@ from autometa.training.balancing import Balancing
 from autometa.training.data import TrainingRows
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
+from autometa.training.replay import Recordings
 from autometa.training.state import Layout, PopulationState, Run
 from autometa.trial import build
 
@@ -75,6 +76,7 @@ class Trainer:
         self._train = TrainingRows(suite.rows("train"), self.problem, device)
         self._val = suite.rows("val") if suite.counts["val"] else None
         self._specs = task_specs(suite)
+        self._recordings = Recordings()
 
     def start(self, runs: Sequence[Run]) -> PopulationState:
         """Freshly initialised runs of one shape key, each from its own seed."""
@@ -241,6 +243,8 @@ class _Stack:
         steps = trainer._train.steps(self.optimizer)
         self._total_steps = steps * trainer.max_epochs
         self._steps = steps
+        self._shape = config.shape_key()
+        self._last_step = 0
 
     def run(
         self, to_epoch: int, before_step: BeforeStep | None = None
@@ -254,6 +258,7 @@ class _Stack:
         rows, state = self._trainer._train, self.state
         bad = torch.zeros(len(self.runs), dtype=torch.int64, device=self._device)
         mean = torch.full((len(self.runs),), math.nan, device=self._device)
+        self._last_step = self._steps * to_epoch
         while state.epoch < to_epoch:
             plan = rows.epoch(self.optimizer, self.seeds, state.epoch)
             total = torch.zeros(len(self.runs), device=self._device)
@@ -306,13 +311,50 @@ class _Stack:
             buffers = {name: buffer[part] for name, buffer in buffers.items()}
             rates = {name: rate[part] for name, rate in rates.items()}
             batch, keys = Batch(*(rows[part] for rows in batch)), keys[part]
-        losses, task_losses, buffers = self._losses(leaves, buffers, batch, keys, rates)
-        changes, buffers = self._balancing.changes(task_losses, leaves, buffers, batch, keys, part)
-        found = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        grads = dict(zip(leaves, found, strict=True))
-        grads |= {name: grads[name] + change for name, change in changes.items()}
-        packed = self._layout.pack(grads)
-        return _Gradients(losses.detach(), task_losses.detach(), packed, buffers)
+        if self._balancing.weighs_gradients:
+            losses, task_losses, buffers = self._losses(leaves, buffers, batch, keys, rates)
+            changes, buffers = self._balancing.changes(
+                task_losses, leaves, buffers, batch, keys, part
+            )
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+            grads = dict(zip(leaves, found, strict=True))
+            grads |= {name: grads[name] + change for name, change in changes.items()}
+            packed = self._layout.pack(grads)
+            return _Gradients(losses.detach(), task_losses.detach(), packed, buffers)
+        return self._plain_gradients(leaves, buffers, batch, keys, rates)
+
+    def _plain_gradients(
+        self,
+        leaves: Params,
+        buffers: Params,
+        batch: Batch | Episode,
+        keys: Tensor,
+        rates: dict[str, Tensor],
+    ) -> _Gradients:
+        """The gradients as they are: one function of tensors, which is recorded and replayed."""
+        own = (leaves, buffers, rates)
+        parts = tuple(batch) if isinstance(batch, Episode) else (batch,)
+        inputs = [value for part in own for value in part.values()]
+        inputs += [keys, *(rows for part in parts for rows in part)]
+
+        def gradients(*values: Tensor) -> list[Tensor]:
+            left = iter(values)
+            leaves, buffers, rates = ({name: next(left) for name in part} for part in own)
+            keys = next(left)
+            rows = [Batch(*(next(left) for _ in part)) for part in parts]
+            batch = Episode(*rows) if len(rows) == 2 else rows[0]
+            leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
+            losses, task_losses, after = self._losses(leaves, buffers, batch, keys, rates)
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+            packed = self._layout.pack(dict(zip(leaves, found, strict=True)))
+            kept = [after[name] for name in buffers]
+            return [losses.detach(), task_losses.detach(), packed, *kept]
+
+        more = self._last_step - self.state.step - 1
+        losses, task_losses, packed, *after = self._trainer._recordings.call(
+            (self._shape, len(parts), *rates), gradients, inputs, more
+        )
+        return _Gradients(losses, task_losses, packed, dict(zip(buffers, after, strict=True)))
 
     def predict(self, rows: Rows) -> np.ndarray:
         params = self._layout.unpack(self.state.values)

@@ -83,14 +83,17 @@ class AdamW:
         step: int,
     ) -> None:
         taken = torch.tensor(float(step), device=values.device)
-        rows = [
+        values_of, grads_of, mean_of, square_of = (
             _rows(matrix, segments) for matrix in (values, grads, state["mean"], state["square"])
-        ]
+        )
         for k, run in enumerate(rates):
             for part, lr, decay in _parts(segments, run):
                 # torch's `adamw` calls the same kernel, after sorting what it is given by device
                 torch._fused_adamw_(
-                    *([matrix[part][k]] for matrix in rows),
+                    [values_of[part][k]],
+                    [grads_of[part][k]],
+                    [mean_of[part][k]],
+                    [square_of[part][k]],
                     [],
                     [taken],
                     lr=lr,

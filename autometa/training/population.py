@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from autometa.sharing import Params
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.balancing import Balancing
 from autometa.training.data import TrainingRows
+from autometa.training.gradients import Gradients, join
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
 from autometa.training.replay import Recordings
@@ -192,31 +193,6 @@ class Trainer:
         return out
 
 
-class _Gradients(NamedTuple):
-    """Of the runs of a stack, or some of them.
-
-    Attributes:
-        losses: objectives [run].
-        task_losses: [run, task].
-        packed: gradients of the objectives, balanced [run, P].
-        buffers: after the forward pass.
-    """
-
-    losses: Tensor
-    task_losses: Tensor
-    packed: Tensor
-    buffers: Params
-
-
-def _join(parts: Sequence[_Gradients]) -> _Gradients:
-    return _Gradients(
-        torch.cat([part.losses for part in parts]),
-        torch.cat([part.task_losses for part in parts]),
-        torch.cat([part.packed for part in parts]),
-        {n: torch.cat([part.buffers[n] for part in parts]) for n in parts[0].buffers},
-    )
-
-
 class _Stack:
     """One population in motion: the stacked step and its state."""
 
@@ -279,7 +255,7 @@ class _Stack:
         keys = fold(self._keys, step) if drawn else self._keys
         parts = [self._gradients(batch, keys, part) for part in self._balancing.parts(batch)]
         with torch.no_grad():
-            losses, task_losses, packed, buffers = parts[0] if len(parts) == 1 else _join(parts)
+            losses, task_losses, packed, buffers = parts[0] if len(parts) == 1 else join(parts)
             norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
             packed.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
             self._update.update(
@@ -303,7 +279,7 @@ class _Stack:
             )
         return losses
 
-    def _gradients(self, batch: Batch, keys: Tensor, part: slice) -> _Gradients:
+    def _gradients(self, batch: Batch, keys: Tensor, part: slice) -> Gradients:
         """Losses and balanced gradients of some of the runs."""
         leaves, buffers, rates = self._leaves, self.state.buffers, self._rates
         if part != slice(0, len(self.runs)):
@@ -320,7 +296,7 @@ class _Stack:
             grads = dict(zip(leaves, found, strict=True))
             grads |= {name: grads[name] + change for name, change in changes.items()}
             packed = self._layout.pack(grads)
-            return _Gradients(losses.detach(), task_losses.detach(), packed, buffers)
+            return Gradients(losses.detach(), task_losses.detach(), packed, buffers)
         return self._plain_gradients(leaves, buffers, batch, keys, rates)
 
     def _plain_gradients(
@@ -330,7 +306,7 @@ class _Stack:
         batch: Batch | Episode,
         keys: Tensor,
         rates: dict[str, Tensor],
-    ) -> _Gradients:
+    ) -> Gradients:
         """The gradients as they are: one function of tensors, which is recorded and replayed."""
         own = (leaves, buffers, rates)
         parts = tuple(batch) if isinstance(batch, Episode) else (batch,)
@@ -354,7 +330,7 @@ class _Stack:
         losses, task_losses, packed, *after = self._trainer._recordings.call(
             (self._shape, len(parts), *rates), gradients, inputs, more
         )
-        return _Gradients(losses, task_losses, packed, dict(zip(buffers, after, strict=True)))
+        return Gradients(losses, task_losses, packed, dict(zip(buffers, after, strict=True)))
 
     def predict(self, rows: Rows) -> np.ndarray:
         params = self._layout.unpack(self.state.values)

@@ -1,9 +1,9 @@
 """A function of tensors, recorded once as the operations it comes down to, and replayed.
 
-Under `vmap` and autograd a small network's step is mostly bookkeeping: for 3 × 96 units and two runs
-it takes 2.8 ms, and the same operations called one after the other take 2.1 (one thread). The
-recording has the same operations in the same order, so the numbers have the same bits, which is
-checked when it is made; a function that cannot be recorded is called as it is.
+Under `vmap` and autograd a small network's step is mostly bookkeeping: for 3 × 96 units and two
+runs it takes 2.8 ms, and the same operations called one after the other take 2.1 (one thread).
+The recording has the same operations in the same order, so the numbers have the same bits, which
+is checked when it is made; a function that cannot be recorded is called as it is.
 """
 
 from __future__ import annotations

@@ -149,8 +149,8 @@ class TimedSource:
         self.units: list[int] = []
         self.tune_bytes = 0
 
-    def next_unit(self) -> Any:
-        return self._loop.next_unit()
+    def next_unit(self, workers: int = 1) -> Any:
+        return self._loop.next_unit(workers)
 
     def complete(self, unit: WorkUnit, result: UnitResult) -> None:
         self._loop.complete(unit, result)

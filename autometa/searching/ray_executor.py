@@ -151,6 +151,7 @@ class _UnitSearcher(Searcher):
     def __init__(self, source: Source, workers: int) -> None:
         super().__init__(metric="done_units", mode="max")
         self._source = source
+        self._workers = workers
         self._at_most = 1 if workers == 1 else workers + 1
         self._running: dict[str, tuple[WorkUnit, int]] = {}
         self._again: list[tuple[WorkUnit, int]] = []
@@ -163,7 +164,8 @@ class _UnitSearcher(Searcher):
         if len(self._running) >= self._at_most:
             return None
         try:
-            unit, deaths = self._again.pop(0) if self._again else (self._source.next_unit(), 0)
+            next_unit = self._source.next_unit
+            unit, deaths = self._again.pop(0) if self._again else (next_unit(self._workers), 0)
         except BaseException as exc:  # Tune would log it and go on without us
             self.error = exc
             return Searcher.FINISHED

@@ -179,15 +179,20 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
         tree = ProcessTree(process.pid)
-        while process.poll() is None:
-            tree.look()
-            time.sleep(0.1)
+        try:
+            while process.poll() is None:
+                tree.look()
+                time.sleep(0.1)
+        finally:
+            process.terminate()  # Ctrl-C; nothing where it has ended
         out.seek(0)
         errors.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{errors.read()}")
         found = json.loads(out.read().splitlines()[-1])
     seconds = found["ended"] - found["started"]
+    pace = f"{60 * found['trials'] / seconds:.1f} trials a minute"
+    print(f"seed {seed}, {name}: {pace}, units: {found.get('units')}", file=sys.stderr, flush=True)
     return {
         "search": name,
         "seed": seed,

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 Matrix = Float[Tensor, "run parameter"]
 
@@ -82,26 +84,23 @@ class AdamW:
         segments: Segments,
         step: int,
     ) -> None:
-        taken = torch.tensor(float(step), device=values.device)
-        values_of, grads_of, mean_of, square_of = (
-            _rows(matrix, segments) for matrix in (values, grads, state["mean"], state["square"])
-        )
+        taken = torch.tensor(float(step - 1), device=values.device)
         for k, run in enumerate(rates):
             for part, lr, decay in _parts(segments, run):
-                # torch's `adamw` calls the same kernel, after sorting what it is given by device
-                torch._fused_adamw_(
-                    [values_of[part][k]],
-                    [grads_of[part][k]],
-                    [mean_of[part][k]],
-                    [square_of[part][k]],
+                adamw(
+                    [values[k, part]],
+                    [grads[k, part]],
+                    [state["mean"][k, part]],
+                    [state["square"][k, part]],
                     [],
-                    [taken],
-                    lr=lr,
+                    [taken.clone()],
+                    fused=True,
+                    amsgrad=False,
                     beta1=0.9,
                     beta2=0.999,
+                    lr=lr,
                     weight_decay=decay,
                     eps=1e-8,
-                    amsgrad=False,
                     maximize=False,
                 )
 
@@ -120,34 +119,31 @@ class SGD:
         segments: Segments,
         step: int,
     ) -> None:
-        values_of, grads_of, momentum_of = (
-            _rows(matrix, segments) for matrix in (values, grads, state["momentum"])
-        )
         for k, run in enumerate(rates):
             for part, lr, decay in _parts(segments, run):
-                torch._fused_sgd_(  # torch's `sgd` calls the same kernel
-                    [values_of[part][k]],
-                    [grads_of[part][k]],
-                    [momentum_of[part][k]] if run.momentum else [],
+                sgd(
+                    [values[k, part]],
+                    [grads[k, part]],
+                    [state["momentum"][k, part]],
+                    fused=True,
                     weight_decay=decay,
                     momentum=run.momentum,
                     lr=lr,
                     dampening=0.0,
                     nesterov=False,
                     maximize=False,
-                    is_first_step=False,
                 )
 
 
-def _rows(matrix: Matrix, segments: Segments) -> list[tuple[Tensor, ...]]:
-    """Views of the segments of every run: [segment][run]."""
-    return [piece.unbind() for piece in matrix.split(list(segments), dim=1)]
-
-
-def _parts(segments: Segments, run: Rates) -> list[tuple[int, float, float]]:
-    """Number, learning rate and weight decay of every segment that is not empty."""
+def _parts(segments: Segments, run: Rates) -> list[tuple[slice, float, float]]:
+    """Place, learning rate and weight decay of every segment that is not empty."""
+    found, start = [], 0
     how = ((run.lr, run.weight_decay), (run.lr, 0.0), (run.lr * run.mixing, 0.0))
-    return [(k, lr, decay) for k, (lr, decay) in enumerate(how) if segments[k]]
+    for size, (lr, decay) in zip(segments, how, strict=True):
+        if size:
+            found.append((slice(start, start + size), lr, decay))
+        start += size
+    return found
 
 
 OPTIMIZERS: dict[str, type[AdamW] | type[SGD]] = {"adamw": AdamW, "sgd": SGD}

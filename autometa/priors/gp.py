@@ -1,6 +1,6 @@
 """Gaussian processes on the embedding of configurations: Matérn 5/2 with a length a parameter.
 
-    y = B w + g(x) + e,   w ~ N(0, diag(1, …, 1, τ², …, τ²)),   g ~ GP(0, a² k(x, x')),   e ~ N(0, s²)
+    y = B w + g(x) + e,  w ~ N(0, diag(1, …, 1, τ², …, τ²)),  g ~ GP(0, a² k(x, x')),  e ~ N(0, s²)
 
 The hyperparameters (lengths, a, s, τ) maximise the marginal likelihood of one or several data sets
 times a log-normal prior. B holds what is known of the function beside x, such as what other
@@ -34,6 +34,22 @@ class Data:
         """With a constant of variance 1."""
         return cls(x, y, np.ones((len(y), 1)), np.zeros((len(y), 0)))
 
+    def plus(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        fixed: np.ndarray | None = None,
+        tied: np.ndarray | None = None,
+    ) -> Data:
+        """With more rows. Without a basis: of a constant."""
+        more = Data.plain(x, y)
+        return Data(
+            np.concatenate([self.x, x]),
+            np.concatenate([self.y, y]),
+            np.concatenate([self.fixed, more.fixed if fixed is None else fixed]),
+            np.concatenate([self.tied, more.tied if tied is None else tied]),
+        )
+
 
 @dataclass(frozen=True)
 class Hyper:
@@ -52,6 +68,13 @@ class Hyper:
     def learned(self, log: np.ndarray, deviation: float) -> Hyper:
         """The prior of one more data set like those that `log` was fitted to."""
         return Hyper(log, np.minimum(self.deviation, deviation))
+
+    def widened(self, n_parameters: int) -> Hyper:
+        """With default lengths for parameters that come after those it has."""
+        wide, known = Hyper.default(n_parameters), len(self.log) - 3
+        for new, old in ((wide.log, self.log), (wide.deviation, self.deviation)):
+            new[:known], new[-3:] = old[:-3], old[-3:]
+        return wide
 
 
 def fit(sets: Sequence[Data], group: np.ndarray, prior: Hyper, iterations: int = 50) -> np.ndarray:
@@ -118,7 +141,7 @@ class GP:
     """A Gaussian process conditioned on one data set."""
 
     def __init__(self, data: Data, group: np.ndarray, log: np.ndarray) -> None:
-        self.data = data
+        self.data, self.log = data, log
         self.scale = scale_of(log, group)
         self.amplitude, self.noise, self.tie = np.exp(2 * log[-3:])
         k = self._k(data.x, data.fixed, data.tied)

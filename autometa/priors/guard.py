@@ -9,9 +9,7 @@ CONFIDENCE = 0.95
 N_BOOTSTRAPS = 400
 
 
-def misleading(
-    predictions: np.ndarray, values: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def misleading(predictions: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[source]: does it order pairs of the target's trials wrongly more often than rightly?
 
     Trials are drawn with replacement; a source misleads if its balance of right and wrong pairs

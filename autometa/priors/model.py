@@ -1,160 +1,205 @@
-"""One proposal: the portfolio's next configuration, or the best expected improvement."""
+"""One proposal: the portfolio's next configuration, or the one of the best expected improvement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import log_ndtr, ndtr
+from scipy.special import ndtr
 
 from autometa.priors import gp
 from autometa.priors.candidates import Candidates
 from autometa.priors.coding import Coding
 from autometa.priors.portfolio import greedy
-from autometa.priors.sources import Sources, basis, history, residual_data, warp
+from autometa.priors.sources import Sources, basis, history, warp
 
 N_POOL = 1000
-MAX_TARGET = 150
+"""Configurations whose predictions by the sources are kept from one suggestion to the next."""
+N_BEST = 20
+"""A source's best trials, between and around which the pool lies."""
+N_PORTFOLIO_BEST = 10
+"""A source's best trials, from which the portfolio is chosen."""
+MAX_TRIALS = 150
+"""Of a longer study the models see the best half of these and the most recent others."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    key: Any
+    codes: np.ndarray
+    predicted: np.ndarray
+
+
+Acquisition = Callable[[np.ndarray], np.ndarray]
 
 
 class Search:
-    """The target's trials beside the sources, at the time of one proposal."""
+    """The target's trials beside the sources, at the time of one proposal.
+
+    Attributes:
+        done: finished trials.
+        done_codes, running_codes: [trial, parameter].
+        alive: [source], those that count.
+    """
 
     def __init__(
-        self, sources: Sources | None, trials: Sequence[FrozenTrial], minimise: bool, seed: int
+        self,
+        sources: Sources | None,
+        trials: Sequence[FrozenTrial],
+        minimise: bool,
+        probes: np.ndarray | None,
     ) -> None:
-        self.sources, self.seed = sources, seed
-        self.done = history(trials, minimise)
-        running = [t for t in trials if t.state == TrialState.RUNNING]
-        records = self.done.records()
-        self.coding = Coding(
-            [records + [(t.params, t.distributions) for t in running]],
-            base=sources.coding if sources else None,
-        )
+        self.sources = sources
+        self._trials, self._minimise = trials, minimise
+        self.done = history(trials, minimise).recent(MAX_TRIALS)
+        running = [t for t in trials if t.state == TrialState.RUNNING and t.params]
+        records = [*self.done.records(), *((t.params, t.distributions) for t in running)]
+        self.space = {name: d for _, distributions in records for name, d in distributions.items()}
+        self.coding = Coding([records], base=sources.coding if sources else None)
         self.done_codes = self.coding.codes(self.done.params)
-        self.running_codes = self.coding.codes([t.params for t in running if t.params])
+        self.running_codes = self.coding.codes([t.params for t in running])
+        self.tried = {_key(row) for row in np.concatenate([self.done_codes, self.running_codes])}
         self.alive = np.ones(len(sources) if sources else 0, dtype=bool)
-        self.space = {n: d for _, dists in records for n, d in dists.items()}
-        self.tried = {_key(r) for r in np.concatenate([self.done_codes, self.running_codes])}
+        self._weights = sources.weights(probes) if sources else np.zeros(0)
+        self._required = {n for n in self.space if all(n in params for params, _ in records)}
+        known = zip(self.coding.names, self.coding.conditional, strict=True)
+        unconditional = {name for name, conditional in known if not conditional}
+        self._lost = unconditional - self.space.keys() if records else set()
 
-    def weights(self) -> np.ndarray:
-        """[alive source], their sum is 1."""
-        n = int(self.alive.sum())
-        return np.full(n, 1 / n)
+    def without_sources(self) -> Search:
+        """The same trials as a search that knows no source sees them."""
+        return Search(None, self._trials, self._minimise, None)
 
     def portfolio(self) -> dict[str, Any] | None:
-        s = self.sources
-        rows = np.concatenate(
-            [c[np.argsort(r, kind="stable")[:10]] for c, r, a in zip(s.codes, s.regrets, self.alive) if a]
-        )
-        predicted = s.predict_regret(rows)[:, self.alive]
-        tried = np.concatenate([self.done_codes, self.running_codes])[:, : rows.shape[1]]
-        covered = None
-        if len(tried):
-            covered = s.predict_regret(tried)[:, self.alive].min(0)
-        for i in greedy(predicted, self.weights(), covered):
-            full = np.full(len(self.coding.names), np.nan)
-            full[: rows.shape[1]] = rows[i]
-            if _key(self.coding.snap(full[None], self.space)[0]) not in self.tried:
+        """The configuration of a source that adds most to those tried; None if none is left."""
+        s = self._known_sources()
+        rows = np.concatenate([s.best(i, N_PORTFOLIO_BEST) for i in range(len(s)) if self.alive[i]])
+        tried = np.concatenate([self.done_codes, self.running_codes])
+        covered = s.regret(tried)[:, self.alive].min(0) if len(tried) else None
+        weights = self._weights[self.alive]
+        for i in greedy(s.regret(rows)[:, self.alive], weights, covered):
+            wide = self.coding.snap(_widened(rows[i : i + 1], self.coding), self.space)
+            if _key(wide[0]) not in self.tried:
                 return s.coding.decode(rows[i])
         return None
 
     def cold(self, rng: np.random.Generator) -> dict[str, Any]:
-        coding = Coding([self.done.records()])
-        codes = coding.codes(self.done.params)
-        x = np.nan_to_num(coding.embed(codes))
+        """By the target's trials alone: a Gaussian process with a constant mean."""
+        codes = self.done_codes
         z = warp(self.done.values)
-        data = gp.Data.plain(x, z)
-        log = gp.fit([data], coding.group, gp.Hyper.default(len(coding.names)), 30)
-        process = gp.GP(data, coding.group, log)
-        candidates = self._candidates(coding, codes)
+        data = gp.Data.plain(self._embed(codes), z)
+        prior = gp.Hyper.default(len(self.coding.names))
+        process = gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior, 25))
+        # the best value may be luck: what is to be improved is the best that the model believes in
+        believed = process.predict(data.x)[0].min()
+        if len(self.running_codes):
+            x = self._embed(self.running_codes)
+            process = gp.GP(data.plus(x, process.predict(x)[0]), self.coding.group, process.log)
 
-        def acquisition(rows):
-            mean, deviation = process.predict(np.nan_to_num(coding.embed(rows)))
-            return log_improvement(mean, deviation, z.min())
+        def acquisition(rows: np.ndarray) -> np.ndarray:
+            return log_improvement(*process.predict(self._embed(rows)), best=believed)
 
-        starts = codes[np.argsort(z, kind="stable")[:8]]
-        row = self._climb(rng, candidates, starts, acquisition, candidates.draw(rng, starts, N_POOL))
-        return coding.decode(row)
+        candidates = self._candidates(codes)
+        best = codes[np.argsort(z, kind="stable")[:6]]
+        pool = candidates.draw(rng, best, N_POOL)
+        return self._climb(rng, candidates, best, acquisition, pool, acquisition(pool))
 
-    def model(self, rng: np.random.Generator, pools: dict) -> dict[str, Any]:
-        s, weights = self.sources, self.weights()
+    def model(self, rng: np.random.Generator, pool: Pool) -> dict[str, Any]:
+        """By the sources' mean and the residual's Gaussian process."""
+        s, weights = self._known_sources(), self._weights[self.alive]
+        weights = weights / weights.sum()
+        z = warp(self.done.values)
+
         f = s.predict(self.done_codes)[:, self.alive]
-        z = warp(self.done.values)
-        x = np.nan_to_num(self.coding.embed(self.done_codes))
-        data = residual_data(x, z, f, weights)
-        prior = self._prior()
-        log = gp.fit([data], self.coding.group, prior, 20) if len(z) > 2 else prior.log
-        process = gp.GP(data, self.coding.group, log)
-        width = len(self.coding.names)
-        seen = np.concatenate([_padded(c, width) for c in s.codes] + [self.done_codes])
-        candidates = self._candidates(self.coding, seen)
-        key = (tuple(self.coding.names), repr(sorted(self.space.items())))
-        if key not in pools:
-            pool_rng = np.random.default_rng(self.seed)
-            top = np.concatenate(
-                [_padded(c[np.argsort(r, kind="stable")[:20]], width) for c, r in zip(s.codes, s.regrets)]
-            )
-            rows = candidates.draw(pool_rng, top, N_POOL)
-            pools.clear()
-            pools[key] = rows, s.predict(rows)
+        data = gp.Data(self._embed(self.done_codes), z - f @ weights, *basis(f, weights))
+        prior = s.residual.widened(len(self.coding.names))
+        process = gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior, 20))
+        believed = (f @ weights + process.predict(data.x, data.fixed, data.tied)[0]).min()
+        if len(self.running_codes):
+            x, pending = self._embed(self.running_codes), s.predict(self.running_codes)
+            known = basis(pending[:, self.alive], weights)
+            data = data.plus(x, process.predict(x, *known)[0], *known)
+            process = gp.GP(data, self.coding.group, process.log)
 
-        def acquisition(rows, f=None):
-            f = s.predict(rows) if f is None else f
-            f = f[:, self.alive]
-            fixed, tied = basis(f, weights)
-            mean, deviation = process.predict(np.nan_to_num(self.coding.embed(rows)), fixed, tied)
-            return log_improvement(mean + f @ weights, deviation, z.min())
+        def improvement(rows: np.ndarray, f: np.ndarray) -> np.ndarray:
+            left, deviation = process.predict(self._embed(rows), *basis(f, weights))
+            return log_improvement(f @ weights + left, deviation, best=believed)
 
-        rows, pool_f = pools[key]
-        row = self._climb(
-            rng, candidates, self.done_codes[np.argsort(z, kind="stable")[:8]], acquisition, rows, acquisition(rows, pool_f)
-        )
-        return self.coding.decode(row)
+        def acquisition(rows: np.ndarray) -> np.ndarray:
+            return improvement(rows, s.predict(rows)[:, self.alive])
 
-    def _prior(self) -> gp.Hyper:
-        known, n = self.sources.residual, len(self.coding.names)
-        new = gp.Hyper.default(n)
-        d = len(self.sources.coding.names)
-        new.log[:d], new.deviation[:d] = known.log[:d], known.deviation[:d]
-        new.log[-3:], new.deviation[-3:] = known.log[-3:], known.deviation[-3:]
-        return new
+        seen = [*(_widened(c, self.coding) for c in s.codes), self.done_codes]
+        best = self.done_codes[np.argsort(z, kind="stable")[:6]]
+        values = improvement(pool.codes, pool.predicted[:, self.alive])
+        candidates = self._candidates(np.concatenate(seen))
+        return self._climb(rng, candidates, best, acquisition, pool.codes, values)
 
-    def _candidates(self, coding: Coding, seen: np.ndarray) -> Candidates:
-        n = len(self.done.params)
-        required = {m for m in self.space if sum(m in p for p in self.done.params) == n}
-        lost = set()
-        if n:
-            lost = {m for m, c in zip(coding.names, coding.conditional) if not c} - self.space.keys()
-        return Candidates(coding, self.space, seen, required, lost)
+    def pool(self, old: Pool | None, seed: int) -> Pool:
+        """Candidates for this space: the old ones if it is still the same."""
+        s = self._known_sources()
+        space = sorted((name, repr(d)) for name, d in self.space.items())
+        key = self.coding.names, space, self._required, self._lost
+        if old is not None and old.key == key:
+            return old
+        seen = np.concatenate([_widened(c, self.coding) for c in s.codes])
+        best = np.concatenate([s.best(i, N_BEST) for i in range(len(s))])
+        candidates = self._candidates(seen)
+        rng = np.random.default_rng(seed)
+        codes = candidates.draw(rng, _widened(best, self.coding), N_POOL)
+        return Pool(key, codes, s.predict(codes))
 
-    def _climb(self, rng, candidates, best, acquisition, rows, values=None) -> np.ndarray:
-        values = acquisition(rows) if values is None else values
+    def _known_sources(self) -> Sources:
+        if self.sources is None:
+            raise RuntimeError("There are no sources.")
+        return self.sources
+
+    def _embed(self, codes: np.ndarray) -> np.ndarray:
+        """What is missing for good has no distance."""
+        return np.nan_to_num(self.coding.embed(codes))
+
+    def _candidates(self, seen: np.ndarray) -> Candidates:
+        return Candidates(self.coding, self.space, seen, self._required, self._lost)
+
+    def _climb(
+        self,
+        rng: np.random.Generator,
+        candidates: Candidates,
+        best: np.ndarray,
+        acquisition: Acquisition,
+        rows: np.ndarray,
+        values: np.ndarray,
+    ) -> dict[str, Any]:
+        """The best of the rows and of changes of the best, among those that were not tried."""
         for _ in range(2):
             top = rows[np.argsort(-values, kind="stable")[:6]]
             around = candidates.mutate(rng, np.repeat(np.concatenate([top, best]), 12, axis=0))
             rows = np.concatenate([rows, around])
             values = np.concatenate([values, acquisition(around)])
-        for i in np.argsort(-values, kind="stable"):
-            if _key(rows[i]) not in self.tried:
-                return rows[i]
-        return rows[int(np.argmax(values))]
-
-
-def _key(row: np.ndarray) -> tuple:
-    return tuple(np.nan_to_num(np.round(row, 6), nan=-9.0).tolist())
-
-
-def _padded(codes: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(codes, ((0, 0), (0, width - codes.shape[1])), constant_values=np.nan)
+        order = np.argsort(-values, kind="stable")
+        new = (i for i in order if _key(rows[i]) not in self.tried)
+        return self.coding.decode(rows[next(new, order[0])])
 
 
 def log_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
-    """Logarithm of the expected improvement (minimisation), stable far from the best."""
+    """Logarithm of the expected improvement (minimisation), stable far from the best.
+
+    EI = σ (φ(u) + u Φ(u)), u = (best − μ)/σ; for u → −∞ it approaches σ φ(u)/u².
+    """
     u = (best - mean) / deviation
     density = -0.5 * u * u - 0.5 * np.log(2 * np.pi)
     near = np.log(np.maximum(np.exp(density) + u * ndtr(u), 1e-300))
     far = density - 2 * np.log(np.maximum(-u, 1.0))
     return np.log(deviation) + np.where(u > -5, near, far)
+
+
+def _key(row: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.nan_to_num(np.round(row, 6), nan=-9.0).tolist())
+
+
+def _widened(codes: np.ndarray, coding: Coding) -> np.ndarray:
+    """Codes of a coding that this one extends."""
+    missing = len(coding.names) - codes.shape[1]
+    return np.pad(codes, ((0, 0), (0, missing)), constant_values=np.nan)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.priors import gp
@@ -20,7 +21,9 @@ Source = optuna.Study | Sequence[FrozenTrial]
 MIN_TRIALS = 3
 """A source with fewer trials, or with equal values only, says nothing."""
 MAX_TRIALS = 100
-"""A longer source is thinned to its best half of these and an even choice of the others."""
+"""Of a longer source the best half of these is seen, and an even choice by value of the others."""
+N_LEARN = 25
+"""Trials of a source from which the residual is learned: as many as a search soon has."""
 SHARPNESS = 0.03
 """Regrets are told apart down to this part of the distance between the best and the median."""
 MAX_REGRET = 10.0
@@ -37,6 +40,27 @@ class History:
 
     def records(self) -> list[tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]]:
         return list(zip(self.params, self.distributions, strict=True))
+
+    def thinned(self, limit: int) -> History:
+        """The best half of `limit` trials, and an even choice by value of the others."""
+        n_best = min(limit // 2, len(self.values))
+        order = np.argsort(self.values, kind="stable")
+        others = order[n_best:]
+        chosen = np.linspace(0, len(others) - 1, min(limit - n_best, len(others))).astype(int)
+        return self._rows(np.concatenate([order[:n_best], others[chosen]]))
+
+    def recent(self, limit: int) -> History:
+        """The best half of `limit` trials, and the most recent others."""
+        n_best = min(limit // 2, len(self.values))
+        order = np.argsort(self.values, kind="stable")
+        others = np.sort(order[n_best:])[::-1][: limit - n_best]
+        return self._rows(np.concatenate([order[:n_best], others]))
+
+    def _rows(self, rows: np.ndarray) -> History:
+        rows = np.sort(rows)
+        return History(
+            [self.params[i] for i in rows], [self.distributions[i] for i in rows], self.values[rows]
+        )
 
 
 def history(trials: Sequence[FrozenTrial], minimise: bool) -> History:
@@ -66,6 +90,7 @@ def history(trials: Sequence[FrozenTrial], minimise: bool) -> History:
 
 def regrets(values: np.ndarray) -> np.ndarray:
     """0 for the best of the values, 1 for their median, at most `MAX_REGRET`."""
+    values = np.clip(values, -1e150, 1e150)
     best, middle = values.min(), np.median(values)
     unit = middle - best if middle > best else max(values.max() - best, 1e-300)
     return np.minimum((values - best) / unit, MAX_REGRET)
@@ -77,54 +102,110 @@ def warp(values: np.ndarray) -> np.ndarray:
     return (z - z.mean()) / max(z.std(), 1e-6)
 
 
+def read_sources(given: Sequence[Source], minimise: bool) -> Sources | None:
+    """Fits the sources that say anything; None if none does."""
+    found = []
+    for position, source in enumerate(given):
+        name = f"source {position}"
+        if isinstance(source, optuna.Study):
+            name, trials = f"{name} ({source.study_name})", source.get_trials(deepcopy=False)
+            wanted = StudyDirection.MINIMIZE if minimise else StudyDirection.MAXIMIZE
+            if list(source.directions) != [wanted]:
+                raise ValueError(
+                    f"Parameter `sources` should be studies that {wanted.name.lower()} one value, "
+                    f"as the study that is searched. Found {name} with {source.directions}."
+                )
+        else:
+            trials = list(source)
+        if any(len(t.values or ()) > 1 for t in trials):
+            raise ValueError(
+                "Parameter `sources` should have trials with one value. "
+                f"Found one with several in {name}."
+            )
+        h = history(trials, minimise)
+        if len(h.values) >= MIN_TRIALS and np.ptp(h.values) > 0:
+            found.append((position, name, h.thinned(MAX_TRIALS)))
+    if not found:
+        return None
+    positions, names, histories = zip(*found, strict=True)
+    return Sources(histories, names, np.array(positions))
+
+
 class Sources:
     """Gaussian processes of the log regret of every source, and what unites them.
 
     Args:
-        histories: of the sources, each with `MIN_TRIALS` or more and values that differ.
-        seed: of the choice of trials that the residual is learned from.
+        histories: of the sources, with values that differ.
+        names: of the sources, for messages.
+        positions: of the sources among those that were given.
 
     Attributes:
         coding: of the sources' parameters.
         codes: for each source [trial, parameter].
-        z: for each source [trial], log regrets.
+        regrets: for each source [trial].
         residual: prior of the hyperparameters of what the mean of the sources leaves unexplained.
     """
 
-    def __init__(self, histories: Sequence[History], seed: int) -> None:
-        histories = [_thinned(h) for h in histories]
+    def __init__(
+        self, histories: Sequence[History], names: Sequence[str], positions: np.ndarray
+    ) -> None:
+        self.names, self.positions = names, positions
         self.coding = Coding([h.records() for h in histories])
         self.codes = [self.coding.codes(h.params) for h in histories]
         self.regrets = [regrets(h.values) for h in histories]
-        self.z = [warp(h.values) for h in histories]
-        self._fit()
-        self.residual = self._learn_residual([h.values for h in histories], seed)
+        self._fit([warp(h.values) for h in histories])
+        self.residual = self._learn_residual([h.values for h in histories])
 
     def __len__(self) -> int:
-        return len(self.z)
+        return len(self.codes)
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
-        """[configuration, source]: log regret, standardised within the source."""
+        """[configuration, source]: log regret, standardised within the source.
+
+        Args:
+            codes: [configuration, parameter] of this coding or one that extends it.
+        """
         x = self.coding.embed(codes[:, : len(self.coding.names)])[None]
         x = np.where(np.isnan(x), self._centre[:, None, :], x) * self._scale[:, None, :]
         r2 = gp.squared_distances(x.astype(np.float32), self._x)
         return (gp.matern(r2) @ self._alpha[:, :, None])[:, :, 0].T + self._offset
 
-    def predict_regret(self, codes: np.ndarray) -> np.ndarray:
-        """[configuration, source] in the unit of `regrets`."""
+    def regret(self, codes: np.ndarray) -> np.ndarray:
+        """[configuration, source] as predicted, in the unit of `regrets`."""
         log = self.predict(codes) * self._spread + self._middle
         return np.clip(np.exp(log) - SHARPNESS, 0.0, MAX_REGRET)
 
-    def _fit(self) -> None:
-        coding, n = self.coding, max(len(z) for z in self.z)
-        n_columns, n_sources = len(coding.group), len(self.z)
+    def best(self, source: int, n: int) -> np.ndarray:
+        """[trial, parameter]: codes of a source's n best trials."""
+        return self.codes[source][np.argsort(self.regrets[source], kind="stable")[:n]]
+
+    def weights(self, probes: np.ndarray | None) -> np.ndarray:
+        """[source], their sum is 1: less for sources whose probes are farther from the target's.
+
+        Args:
+            probes: [1 + given source, probe], the target's first. Each probe is divided by its
+                deviation; the weight halves from the nearest source to the median one.
+        """
+        if probes is None:
+            return np.full(len(self), 1 / len(self))
+        probes = probes[[0, *(self.positions + 1)]]
+        scaled = probes / np.maximum(np.nanstd(probes, axis=0), 1e-12)
+        distance = np.sqrt(np.nanmean((scaled[1:] - scaled[0]) ** 2, axis=1))
+        distance = np.nan_to_num(distance, nan=float(np.nanmax(distance, initial=0.0)))
+        beyond = distance - distance.min()
+        weights = 0.5 ** (beyond / max(np.median(beyond), 1e-12))
+        return weights / weights.sum()
+
+    def _fit(self, warped: Sequence[np.ndarray]) -> None:
+        coding, n = self.coding, max(len(z) for z in warped)
+        n_columns, n_sources = len(coding.group), len(warped)
         self._centre = np.zeros((n_sources, n_columns))
         self._scale = np.zeros((n_sources, n_columns))
         self._x = np.zeros((n_sources, n, n_columns), dtype=np.float32)
         self._alpha = np.zeros((n_sources, n), dtype=np.float32)
         self._offset = np.zeros(n_sources)
         prior = gp.Hyper.default(len(coding.names))
-        for s, z in enumerate(self.z):
+        for s, z in enumerate(warped):
             x = coding.embed(self.codes[s])
             known = ~np.isnan(x).all(0)
             centre = np.where(known, np.nanmean(np.where(known, x, 0.0), 0), 0.0)
@@ -141,28 +222,21 @@ class Sources:
         self._middle = np.array([log.mean() for log in logs])
         self._spread = np.array([max(log.std(), 1e-6) for log in logs])
 
-    def _learn_residual(self, values: Sequence[np.ndarray], seed: int) -> gp.Hyper:
+    def _learn_residual(self, values: Sequence[np.ndarray]) -> gp.Hyper:
         """Every source in turn is the target of the others, as a search would see it."""
         prior = gp.Hyper.default(len(self.coding.names))
         if len(self) < 2:
             return prior
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         sets = []
         for s in range(len(self)):
-            rows = rng.permutation(len(values[s]))[:25]
+            rows = rng.permutation(len(values[s]))[:N_LEARN]
             others = np.delete(self.predict(self.codes[s][rows]), s, axis=1)
             weights = np.full(len(self) - 1, 1 / (len(self) - 1))
             x = np.nan_to_num(self.coding.embed(self.codes[s][rows]))
-            sets.append(residual_data(x, warp(values[s][rows]), others, weights))
+            mean = others @ weights
+            sets.append(gp.Data(x, warp(values[s][rows]) - mean, *basis(others, weights)))
         return prior.learned(gp.fit(sets, self.coding.group, prior), deviation=0.5)
-
-
-def residual_data(
-    x: np.ndarray, z: np.ndarray, predictions: np.ndarray, weights: np.ndarray
-) -> gp.Data:
-    """What is left of z after the weighted mean of the sources' predictions [row, source]."""
-    fixed, tied = basis(predictions, weights)
-    return gp.Data(x, z - predictions @ weights, fixed, tied)
 
 
 def basis(predictions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,13 +245,3 @@ def basis(predictions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
     mean = predictions @ weights
     fixed = np.stack([np.ones(len(mean)), 0.5 * mean], axis=1)
     return fixed, (predictions - mean[:, None]) / math.sqrt(predictions.shape[1])
-
-
-def _thinned(h: History) -> History:
-    if len(h.values) <= MAX_TRIALS:
-        return h
-    order = np.argsort(h.values, kind="stable")
-    half = MAX_TRIALS // 2
-    rest = order[half:][np.linspace(0, len(order) - half - 1, MAX_TRIALS - half).astype(int)]
-    rows = sorted([*order[:half], *rest])
-    return History([h.params[i] for i in rows], [h.distributions[i] for i in rows], h.values[rows])

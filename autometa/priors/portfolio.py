@@ -22,13 +22,13 @@ def greedy(
         weights: [source].
         covered: [source], the least regret of what has been tried already.
     """
+    # what adds nothing is ordered by its own regrets
+    ties = 1e-9 * (regrets @ weights)
     regrets = np.minimum(regrets, CAP)
     best = np.full(regrets.shape[1], CAP) if covered is None else np.minimum(covered, CAP)
     left = np.ones(len(regrets), dtype=bool)
     while left.any():
         totals = np.minimum(regrets, best) @ weights
-        # what adds nothing is ordered by its own regrets
-        ties = 1e-9 * (regrets @ weights)
         chosen = int(np.argmin(np.where(left, totals + ties, np.inf)))
         left[chosen] = False
         best = np.minimum(best, regrets[chosen])

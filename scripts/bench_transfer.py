@@ -39,7 +39,6 @@ from _transfer_tables import FAMILIES, Table, load_table
 
 from autometa.priors import TransferSampler
 
-N_TRIALS = 50
 N_SOURCE_TRIALS = 100
 POINTS = (1, 5, 10, 25, 50)
 COLD = ("random", "tpe", "gp")
@@ -184,7 +183,7 @@ def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
     return RIVALS[task.method](sources, seed)
 
 
-def run_task(task: Task, out: Path) -> None:
+def run_task(task: Task, out: Path, n_trials: int) -> None:
     if task.path(out).exists():
         return
     import torch
@@ -194,7 +193,7 @@ def run_task(task: Task, out: Path) -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     table = load_table(*task.table)
     sources = [] if task.exam == "cold" else sources_of(task, out)
-    found = search(make(task, sources), table, table.loss, 0, N_TRIALS, task.seed)
+    found = search(make(task, sources), table, table.loss, 0, n_trials, task.seed)
     regret = np.minimum.accumulate(table.regret()[found.rows])
     write(task.path(out), {"regret": regret.tolist(), "seconds": found.seconds})
 
@@ -211,7 +210,7 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     if args.tables:
         tables = [t for t in tables if "-".join(t) in args.tables.split(",")]
     methods = args.methods.split(",")
-    return [
+    return [  # seed by seed, so that a run that is cut off has whole seeds
         Task("cold" if method in COLD else exam, table, seed, method)
         for exam, seed, table, method in product(
             args.exams.split(","), range(args.seeds), tables, methods
@@ -220,19 +219,91 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     ]
 
 
+def curves(tasks: Sequence[Task], out: Path, exam: str, method: str) -> np.ndarray | None:
+    """[table, trial]: the regret of the best so far, the mean over the seeds that are there."""
+    folder = "cold" if method in COLD else exam
+    wanted = [t for t in tasks if (t.exam, t.method) == (folder, method) and t.path(out).exists()]
+    if len(wanted) < sum((t.exam, t.method) == (folder, method) for t in tasks):
+        return None
+    tables = sorted({t.table for t in wanted})
+    found = [(t.table, json.loads(t.path(out).read_text())["regret"]) for t in wanted]
+    return np.array([np.mean([r for at, r in found if at == table], 0) for table in tables])
+
+
+def seconds(tasks: Sequence[Task], out: Path, method: str) -> tuple[float, float]:
+    """Median of a suggestion, and of the first of each search, which fits the sources."""
+    paths = [t.path(out) for t in tasks if t.method == method]
+    found = np.array([json.loads(path.read_text())["seconds"] for path in paths])
+    return float(np.median(found[:, 1:])), float(np.median(found[:, 0]))
+
+
+def summary(tasks: Sequence[Task], out: Path, exam: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Means over tables, and their ratios with a 95% bootstrap interval over tables."""
+    found = {m: c for m in methods if (c := curves(tasks, out, exam, m)) is not None}
+    goal = found["tpe"].mean(0)[-1] if "tpe" in found else -np.inf
+    result: dict[str, Any] = {}
+    for method, table in found.items():
+        mean = table.mean(0)
+        reached = np.flatnonzero(mean <= goal)
+        result[method] = {
+            "regret": {n: float(mean[n - 1]) for n in POINTS if n <= len(mean)},
+            "reaches_tpe": int(reached[0]) + 1 if len(reached) else None,
+            "ratio": {
+                f"{rival}@{n}": ratio(table[:, n - 1], found[rival][:, n - 1])
+                for rival in ("tpe", "gp", "portfolio+tpe")
+                for n in POINTS
+                if rival in found and rival != method and n <= len(mean)
+            },
+        }
+    return result
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
+    """Of the means over tables, with the ends of the interval."""
+    rows = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
+    drawn = ours[rows].mean(1) / np.maximum(theirs[rows].mean(1), 1e-12)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [float(v) for v in (ours.mean() / max(theirs.mean(), 1e-12), low, high)]
+
+
+def report(tasks: Sequence[Task], out: Path, args: argparse.Namespace) -> dict[str, Any]:
+    methods = args.methods.split(",")
+    exams = {exam: summary(tasks, out, exam, methods) for exam in args.exams.split(",")}
+    for exam, rows in exams.items():
+        print(f"\n{exam}: {EXAMS[exam]}\n")
+        print("| sampler | " + " | ".join(f"@{n}" for n in POINTS) + " | reaches TPE@50 |")
+        print("|---" * (len(POINTS) + 2) + "|")
+        for method, row in rows.items():
+            cells = [f"{row['regret'][n]:.4f}" if n in row["regret"] else "" for n in POINTS]
+            print(f"| {method} | " + " | ".join(cells) + f" | {row['reaches_tpe'] or 'never'} |")
+    shown = {m: seconds(tasks, out, m) for m in methods}
+    return {
+        "exams": exams,
+        "seconds": {m: {"median": s, "first": first} for m, (s, first) in shown.items()},
+        "seeds": args.seeds,
+        "tables": len({t.table for t in tasks}),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench-transfer"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, … of every search")
-    parser.add_argument("--exams", default=",".join(EXAMS))
+    parser.add_argument("--exams", default=",".join(EXAMS), help="kinds of sources")
     parser.add_argument("--methods", default=",".join(COLD + WARM))
     parser.add_argument("--tables", help="FAMILY-TABLE,… (all if not given)")
+    parser.add_argument("--n-trials", type=int, default=POINTS[-1])
+    parser.add_argument("--quick", action="store_true", help="one table, one seed, 10 trials")
     args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.n_trials, args.tables = 1, 10, "nasbench201-cifar10"
+        args.exams, args.methods = "siblings,negated", "random,tpe,portfolio+tpe,rgpe,transfer"
     tasks = tasks_of(args)
     with ProcessPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(run_task, task, args.out) for task in tasks]:
+        for future in [pool.submit(run_task, t, args.out, args.n_trials) for t in tasks]:
             future.result()
+    print(json.dumps(report(tasks, args.out, args)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ MAX_TRIALS = 100
 """Of a longer source the best half of these is seen, and an even choice by value of the others."""
 N_LEARN = 25
 """Trials of a source from which the residual is learned: as many as a search soon has."""
-SHARPNESS = 0.03
+SHARPNESS = 0.3
 """Regrets are told apart down to this part of the distance between the best and the median."""
 MAX_REGRET = 10.0
 """Larger regrets, in the same unit, are all as bad."""

@@ -25,7 +25,9 @@ def test_few_trials_prove_nothing() -> None:
 @pytest.mark.parametrize("n", [5, 10, 30])
 def test_sources_that_know_nothing_are_seldom_dropped(n: int) -> None:
     rng = np.random.default_rng(n)
-    share = np.mean([misleading(rng.normal(size=(n, 40)), rng.normal(size=n), rng) for _ in range(20)])
+    share = np.mean(
+        [misleading(rng.normal(size=(n, 40)), rng.normal(size=n), rng) for _ in range(20)]
+    )
     assert share < 0.15
 
 

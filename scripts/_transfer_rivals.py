@@ -150,8 +150,6 @@ class Rgpe(BaseSampler):
 
 
 RIVALS: dict[str, Callable[[Sources, int], BaseSampler]] = {
-    "portfolio+tpe": lambda sources, seed: _AfterPortfolio(
-        sources, seed, TPESampler(seed=seed, multivariate=True)
-    ),
+    "portfolio+tpe": lambda sources, seed: _AfterPortfolio(sources, seed, TPESampler(seed=seed)),
     "rgpe": lambda sources, seed: _AfterPortfolio(sources, seed, Rgpe(sources, seed)),
 }

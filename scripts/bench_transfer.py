@@ -20,21 +20,23 @@ import argparse
 import json
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _transfer_rivals import RIVALS
 from _transfer_tables import FAMILIES, Table, load_table
 
 from autometa.priors import TransferSampler
@@ -116,10 +118,6 @@ def search(
     return on_table
 
 
-def tpe(seed: int, n_startup_trials: int = 10) -> BaseSampler:
-    return TPESampler(seed=seed, multivariate=True, n_startup_trials=n_startup_trials)
-
-
 def source_trials(
     table: Table, values: np.ndarray, seed: int, cache: Path, sign: float = 1.0
 ) -> list[FrozenTrial]:
@@ -127,7 +125,7 @@ def source_trials(
     if cache.exists():
         rows = json.loads(cache.read_text())
     else:
-        rows = search(tpe(seed), table, values, 1, N_SOURCE_TRIALS, seed).rows
+        rows = search(TPESampler(seed=seed), table, values, 1, N_SOURCE_TRIALS, seed).rows
         write(cache, rows)
     return [
         optuna.create_trial(
@@ -173,24 +171,19 @@ def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
     if task.method == "random":
         return RandomSampler(seed=seed)
     if task.method == "tpe":
-        return tpe(seed)
+        return TPESampler(seed=seed)
     if task.method == "gp":
         return GPSampler(seed=seed, warn_independent_sampling=False)
     if task.method == "transfer":
         return TransferSampler(sources, seed=seed)
-    from _transfer_rivals import RIVALS
-
     return RIVALS[task.method](sources, seed)
 
 
 def run_task(task: Task, out: Path, n_trials: int) -> None:
     if task.path(out).exists():
         return
-    import torch
-
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # Optuna's Gaussian process
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     table = load_table(*task.table)
     sources = [] if task.exam == "cold" else sources_of(task, out)
     found = search(make(task, sources), table, table.loss, 0, n_trials, task.seed)
@@ -223,7 +216,7 @@ def curves(tasks: Sequence[Task], out: Path, exam: str, method: str) -> np.ndarr
     """[table, trial]: the regret of the best so far, the mean over the seeds that are there."""
     folder = "cold" if method in COLD else exam
     wanted = [t for t in tasks if (t.exam, t.method) == (folder, method) and t.path(out).exists()]
-    if len(wanted) < sum((t.exam, t.method) == (folder, method) for t in tasks):
+    if not wanted or len(wanted) < sum((t.exam, t.method) == (folder, method) for t in tasks):
         return None
     tables = sorted({t.table for t in wanted})
     found = [(t.table, json.loads(t.path(out).read_text())["regret"]) for t in wanted]
@@ -285,7 +278,7 @@ def report(tasks: Sequence[Task], out: Path, args: argparse.Namespace) -> dict[s
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench-transfer"))
     parser.add_argument("--jobs", type=int, default=1)
@@ -295,14 +288,18 @@ def main() -> None:
     parser.add_argument("--tables", help="FAMILY-TABLE,… (all if not given)")
     parser.add_argument("--n-trials", type=int, default=POINTS[-1])
     parser.add_argument("--quick", action="store_true", help="one table, one seed, 10 trials")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.quick:
         args.seeds, args.n_trials, args.tables = 1, 10, "nasbench201-cifar10"
         args.exams, args.methods = "siblings,negated", "random,tpe,portfolio+tpe,rgpe,transfer"
     tasks = tasks_of(args)
-    with ProcessPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(run_task, t, args.out, args.n_trials) for t in tasks]:
-            future.result()
+    if args.jobs == 1:
+        for task in tasks:
+            run_task(task, args.out, args.n_trials)
+    else:
+        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+            for future in [pool.submit(run_task, t, args.out, args.n_trials) for t in tasks]:
+                future.result()
     print(json.dumps(report(tasks, args.out, args)))
 
 

@@ -25,7 +25,7 @@ class _AfterPortfolio(TransferSampler):
     """The portfolio of `TransferSampler`, then another sampler, which sees its trials."""
 
     def __init__(self, sources: Sources, seed: int, then: BaseSampler) -> None:
-        super().__init__(sources, seed=seed, n_portfolio=N_PORTFOLIO)
+        super().__init__(sources, seed=seed, n_portfolio=N_PORTFOLIO, cold_share=0.0)
         self.then = then
 
     def infer_relative_search_space(

@@ -25,13 +25,15 @@ from optuna.distributions import (
 Numeric = FloatDistribution | IntDistribution
 UNKNOWN = -1.0
 """Code of a category that no source has."""
+NOTHING = object()
+"""What `fit_value` finds if there is no such value; None may be a choice."""
 _INACTIVE = math.sqrt(0.75)
 """From the middle of a range to "has no such parameter"; to its ends it is 1."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number with the union of the ranges it was searched in."""
+    """A number with the union of the ranges it was searched in, 0 to 1; a target may go beyond."""
 
     low: float
     high: float
@@ -40,8 +42,9 @@ class Number:
     def code(self, values: np.ndarray) -> np.ndarray:
         low, high = self._ends()
         scaled = np.log(np.maximum(values, 1e-300)) if self.log else values
-        # a value far outside tells as little as one just outside
-        return np.clip((scaled - low) / (high - low), -0.5, 1.5)
+        codes = (scaled - low) / (high - low)
+        # where the target's range reaches zero, its logarithm has to end somewhere
+        return np.maximum(codes, -1.0) if self.log else codes
 
     def value(self, codes: np.ndarray) -> np.ndarray:
         low, high = self._ends()
@@ -195,7 +198,7 @@ class Coding:
 
 
 def fit_value(value: Any, distribution: BaseDistribution) -> Any:
-    """`value` as `distribution` has it: the nearest number, the same category; None if it has none.
+    """`value` as `distribution` has it: the nearest number, the same category, or `NOTHING`.
 
     Numbers among the choices of a category are matched by value.
     """
@@ -204,11 +207,11 @@ def fit_value(value: Any, distribution: BaseDistribution) -> Any:
             if choice == value and type(choice) is type(value):
                 return choice
         if not _is_number(value):
-            return None
+            return NOTHING
         numbers = [c for c in distribution.choices if _is_number(c)]
-        return min(numbers, key=lambda c: abs(c - value), default=None)
+        return min(numbers, key=lambda c: abs(c - value), default=NOTHING)
     if not _is_number(value) or not isinstance(distribution, Numeric):
-        return None
+        return NOTHING
     number = min(max(float(value), distribution.low), distribution.high)
     if isinstance(distribution, IntDistribution):
         step = distribution.step or 1

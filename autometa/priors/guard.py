@@ -9,24 +9,22 @@ CONFIDENCE = 0.95
 N_BOOTSTRAPS = 400
 
 
-def misleading(predictions: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[source]: does it order pairs of the target's trials wrongly more often than rightly?
+def doubt(predictions: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[source]: the share of bootstrap draws of the trials in which the source orders them wrongly.
 
-    Trials are drawn with replacement; a source misleads if its balance of right and wrong pairs
-    (Kendall's τ, up to ties) is below zero in `CONFIDENCE` of the draws.
+    It does if Σ (fᵢ − fⱼ) sign(yᵢ − yⱼ) over pairs of trials is negative: a pair that the source
+    holds to be different counts for more than one that it holds to be alike, as the trials that it
+    was itself the reason for are. Zero for fewer than `MIN_TRIALS` trials.
 
     Args:
-        predictions: [trial, source].
-        values: [trial], what was found.
+        predictions: f [trial, source].
+        values: y [trial], what was found.
     """
-    n, n_sources = predictions.shape
+    n = len(values)
     if n < MIN_TRIALS:
-        return np.zeros(n_sources, dtype=bool)
+        return np.zeros(predictions.shape[1])
     counts = rng.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAPS).astype(float)
     order = np.sign(values[:, None] - values)
-    found = np.zeros(n_sources, dtype=bool)
-    for source in range(n_sources):
-        agreement = order * np.sign(predictions[:, None, source] - predictions[None, :, source])
-        balance = ((counts @ agreement) * counts).sum(1)
-        found[source] = np.mean(balance < 0) >= CONFIDENCE
-    return found
+    # Σᵢⱼ cᵢ cⱼ (fᵢ − fⱼ) sᵢⱼ = 2 Σᵢ cᵢ fᵢ Σⱼ sᵢⱼ cⱼ, because s is antisymmetric
+    balance = (counts * (counts @ order.T)) @ predictions
+    return (balance < -1e-9).mean(0)

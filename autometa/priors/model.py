@@ -22,8 +22,10 @@ N_BEST = 20
 """A source's best trials, between and around which the pool lies."""
 N_PORTFOLIO_BEST = 10
 """A source's best trials, from which the portfolio is chosen."""
+MIN_OVERLAP = 1 / 3
+"""Of the target's parameters a source has at least this part, or it is passed over."""
 MAX_TRIALS = 150
-"""Of a longer study the models see the best half of these and the most recent others."""
+"""Of a longer study the model sees the best half of these and the most recent others."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +49,32 @@ class Search:
 
     def __init__(
         self,
-        sources: Sources | None,
+        sources: Sources,
         trials: Sequence[FrozenTrial],
         minimise: bool,
         probes: np.ndarray | None,
     ) -> None:
         self.sources = sources
-        self._trials, self._minimise = trials, minimise
         self.done = history(trials, minimise).recent(MAX_TRIALS)
         running = [t for t in trials if t.state == TrialState.RUNNING and t.params]
         records = [*self.done.records(), *((t.params, t.distributions) for t in running)]
         self.space = {name: d for _, distributions in records for name, d in distributions.items()}
-        self.coding = Coding([records], base=sources.coding if sources else None)
+        self.coding = Coding([records], base=sources.coding)
         self.done_codes = self.coding.codes(self.done.params)
         self.running_codes = self.coding.codes([t.params for t in running])
         self.tried = {_key(row) for row in np.concatenate([self.done_codes, self.running_codes])}
-        self.alive = np.ones(len(sources) if sources else 0, dtype=bool)
-        self._weights = sources.weights(probes) if sources else np.zeros(0)
+        self.alive = np.ones(len(sources), dtype=bool)
+        if self.space:
+            self.alive = sources.overlap(self.space) >= MIN_OVERLAP
+        self._weights = sources.weights(probes)
         self._required = {n for n in self.space if all(n in params for params, _ in records)}
         known = zip(self.coding.names, self.coding.conditional, strict=True)
         unconditional = {name for name, conditional in known if not conditional}
         self._lost = unconditional - self.space.keys() if records else set()
 
-    def without_sources(self) -> Search:
-        """The same trials as a search that knows no source sees them."""
-        return Search(None, self._trials, self._minimise, None)
-
     def portfolio(self) -> dict[str, Any] | None:
         """The configuration of a source that adds most to those tried; None if none is left."""
-        s = self._known_sources()
+        s = self.sources
         rows = np.concatenate([s.best(i, N_PORTFOLIO_BEST) for i in range(len(s)) if self.alive[i]])
         tried = np.concatenate([self.done_codes, self.running_codes])
         covered = s.regret(tried)[:, self.alive].min(0) if len(tried) else None
@@ -86,30 +85,9 @@ class Search:
                 return s.coding.decode(rows[i])
         return None
 
-    def cold(self, rng: np.random.Generator) -> dict[str, Any]:
-        """By the target's trials alone: a Gaussian process with a constant mean."""
-        codes = self.done_codes
-        z = warp(self.done.values)
-        data = gp.Data.plain(self._embed(codes), z)
-        prior = gp.Hyper.default(len(self.coding.names))
-        process = gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior, 25))
-        # the best value may be luck: what is to be improved is the best that the model believes in
-        believed = process.predict(data.x)[0].min()
-        if len(self.running_codes):
-            x = self._embed(self.running_codes)
-            process = gp.GP(data.plus(x, process.predict(x)[0]), self.coding.group, process.log)
-
-        def acquisition(rows: np.ndarray) -> np.ndarray:
-            return log_improvement(*process.predict(self._embed(rows)), best=believed)
-
-        candidates = self._candidates(codes)
-        best = codes[np.argsort(z, kind="stable")[:6]]
-        pool = candidates.draw(rng, best, N_POOL)
-        return self._climb(rng, candidates, best, acquisition, pool, acquisition(pool))
-
     def model(self, rng: np.random.Generator, pool: Pool) -> dict[str, Any]:
         """By the sources' mean and the residual's Gaussian process."""
-        s, weights = self._known_sources(), self._weights[self.alive]
+        s, weights = self.sources, self._weights[self.alive]
         weights = weights / weights.sum()
         z = warp(self.done.values)
 
@@ -117,6 +95,7 @@ class Search:
         data = gp.Data(self._embed(self.done_codes), z - f @ weights, *basis(f, weights))
         prior = s.residual.widened(len(self.coding.names))
         process = gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior, 20))
+        # the best value may be luck: what is to be improved is the best that the model believes in
         believed = (f @ weights + process.predict(data.x, data.fixed, data.tied)[0]).min()
         if len(self.running_codes):
             x, pending = self._embed(self.running_codes), s.predict(self.running_codes)
@@ -139,7 +118,7 @@ class Search:
 
     def pool(self, old: Pool | None, seed: int) -> Pool:
         """Candidates for this space: the old ones if it is still the same."""
-        s = self._known_sources()
+        s = self.sources
         space = sorted((name, repr(d)) for name, d in self.space.items())
         key = self.coding.names, space, self._required, self._lost
         if old is not None and old.key == key:
@@ -150,11 +129,6 @@ class Search:
         rng = np.random.default_rng(seed)
         codes = candidates.draw(rng, _widened(best, self.coding), N_POOL)
         return Pool(key, codes, s.predict(codes))
-
-    def _known_sources(self) -> Sources:
-        if self.sources is None:
-            raise RuntimeError("There are no sources.")
-        return self.sources
 
     def _embed(self, codes: np.ndarray) -> np.ndarray:
         """What is missing for good has no distance."""

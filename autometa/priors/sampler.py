@@ -13,31 +13,37 @@ import numpy as np
 import optuna
 from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.priors import guard
-from autometa.priors.coding import fit_value
+from autometa.priors.coding import NOTHING, fit_value
 from autometa.priors.model import Pool, Search
 from autometa.priors.sources import Source, Sources, read_sources
 
 _logger = logging.getLogger(__name__)
 
 PROPOSED_BY = "transfer:by"
-"""System attribute of a trial: `portfolio`, `model`, `cold` (prior-free) or `random`."""
+"""System attribute of a trial: `portfolio`, `model`, or without sources `random` or `tpe`."""
 DROPPED = "transfer:dropped"
 """System attribute of a trial: positions of the sources that were dropped when it was proposed."""
-MIN_MODEL = 3
-"""Finished trials that a Gaussian process without sources needs."""
+CONTRAST = 3
+"""After so many trials one is drawn at random: sources that speak of good configurations only can
+hardly be found to be wrong."""
+N_STARTUP = 5
+"""Prior-free trials that are drawn at random before TPE proposes them."""
+DOUBTED_SHARE = 0.5
+"""Prior-free share of the trials while the sources are more likely wrong than right."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is proposed for one trial; parameters that it lacks are drawn at random."""
+    """What is proposed for one trial; `rest` draws what it lacks, at random if it is None."""
 
     params: dict[str, Any]
     by: str
+    rest: BaseSampler | None = None
 
 
 class TransferSampler(BaseSampler):
@@ -47,8 +53,9 @@ class TransferSampler(BaseSampler):
     Then it proposes what a *model* expects to improve most on the best trial: the weighted mean of
     the sources' Gaussian processes of the log regret, plus a Gaussian process of what that leaves
     unexplained, whose hyperparameters are learned by making every source the target of the others.
-    A source that orders the target's trials wrongly is *dropped* (`guard.misleading`), and a share
-    of the trials is proposed by a Gaussian process that knows no source.
+    A source that orders the target's trials wrongly is *dropped* (`guard.doubt`), one that has less
+    than a third of the target's parameters is passed over, and a share of the trials is
+    *prior-free*: proposed by TPE, which knows no source. With no source left all trials are.
 
     Spaces may differ and may be conditional. Parameters that no source has are searched like those
     of any Gaussian process, those that the target lacks are averaged out; a number is matched by
@@ -68,7 +75,8 @@ class TransferSampler(BaseSampler):
             each source's, in whatever units; a source counts for more the nearer it is. All count
             the same if not given.
         n_portfolio: trials of the portfolio.
-        cold_share: share of the later trials that is proposed without sources.
+        cold_share: prior-free share of the trials after the portfolio; it is larger while the
+            sources are in doubt. Zero also leaves out the random trial that puts them to the test.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -153,9 +161,11 @@ class TransferSampler(BaseSampler):
         planned = self._plans[key].params
         if param_name in planned:
             value = fit_value(planned[param_name], param_distribution)
-            if value is not None:
+            if value is not NOTHING:
                 return value
-        sampler = RandomSampler(seed=self._stream(trial, zlib.crc32(param_name.encode())))
+        sampler = self._plans[key].rest
+        if sampler is None:
+            sampler = RandomSampler(seed=self._stream(trial, zlib.crc32(param_name.encode())))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -181,56 +191,76 @@ class TransferSampler(BaseSampler):
         if minimise not in self._fitted:
             self._fitted[minimise] = read_sources(self._given, minimise)
         sources = self._fitted[minimise]
-        search = Search(sources, trials, minimise, self._probes)
+        plan = None
         if sources is not None:
-            search.alive = self._alive(study, trial, trials, sources, search)
-        plan = self._plan(trial, trials, search)
+            search = Search(sources, trials, minimise, self._probes)
+            doubt = self._judge(study, trial, trials, search)
+            plan = self._from_sources(trial, trials, search, doubt)
+        if plan is None:
+            plan = self._without_sources(study, trial, trials)
         study._storage.set_trial_system_attr(trial._trial_id, PROPOSED_BY, plan.by)
         return plan
 
-    def _plan(self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search) -> _Plan:
-        n_portfolio = sum(t.system_attrs.get(PROPOSED_BY) == "portfolio" for t in trials)
-        if n_portfolio < self._n_portfolio and search.alive.any():
+    def _from_sources(
+        self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search, doubt: float
+    ) -> _Plan | None:
+        """None if this trial is to be prior-free."""
+        if not search.alive.any():
+            return None
+        rng = np.random.default_rng(self._stream(trial, 0))
+        by = [t.system_attrs.get(PROPOSED_BY) for t in trials]
+        if self._cold_share > 0:
+            if len(trials) >= CONTRAST and not {"random", "tpe"} & set(by):
+                return None
+            if doubt > 0.5 and rng.random() < max(DOUBTED_SHARE, self._cold_share):
+                return None
+        if by.count("portfolio") < self._n_portfolio:
             params = search.portfolio()
             if params is not None:
                 return _Plan(params, "portfolio")
-        values = search.done.values
-        rng = np.random.default_rng(self._stream(trial, 0))
-        if not search.alive.any() or rng.random() < self._cold_share:
-            if len(values) < MIN_MODEL or np.ptp(values) == 0:
-                return _Plan({}, "random")
-            return _Plan(search.without_sources().cold(rng), "cold")
-        if len(values) == 0:
-            return _Plan({}, "random")
-        self._pool = search.pool(self._pool, self._seed)
-        return _Plan(search.model(rng, self._pool), "model")
+        if len(search.done.values) == 0 or rng.random() < self._cold_share:
+            return None
+        self._pool = pool = search.pool(self._pool, self._seed)
+        return _Plan(search.model(rng, pool), "model")
 
-    def _alive(
+    def _without_sources(
+        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> _Plan:
+        """TPE: it looks at ranks, so that no outlying value of a bad portfolio bends it."""
+        free = [t for t in trials if t.system_attrs.get(PROPOSED_BY) in ("random", "tpe")]
+        if sum(t.state == TrialState.COMPLETE for t in free) < N_STARTUP:
+            return _Plan({}, "random")
+        tpe = TPESampler(
+            seed=self._stream(trial, 2), multivariate=True, group=True, n_startup_trials=0
+        )
+        space = tpe.infer_relative_search_space(study, trial)
+        return _Plan(tpe.sample_relative(study, trial, space), "tpe", tpe)
+
+    def _judge(
         self,
         study: optuna.Study,
         trial: FrozenTrial,
         trials: Sequence[FrozenTrial],
-        sources: Sources,
         search: Search,
-    ) -> np.ndarray:
-        """[source]: not dropped, now or for an earlier trial."""
-        alive = np.ones(len(sources), dtype=bool)
+    ) -> float:
+        """Drops sources, and returns the mean doubt in the others."""
+        sources = search.sources
         for t in trials:
             dropped = json.loads(t.system_attrs.get(DROPPED, "[]"))
-            alive &= ~np.isin(sources.positions, dropped)
+            search.alive &= ~np.isin(sources.positions, dropped)
+        if not search.alive.any():
+            return 0.0
         rng = np.random.default_rng(self._stream(trial, 1))
-        if alive.any():
-            predicted = sources.predict(search.done_codes)
-            bad = alive & guard.misleading(predicted, search.done.values, rng)
-            if bad.any():
-                dropped = sources.positions[bad].tolist()
-                study._storage.set_trial_system_attr(trial._trial_id, DROPPED, json.dumps(dropped))
-                names = ", ".join(n for n, b in zip(sources.names, bad, strict=True) if b)
-                _logger.info(
-                    "Trial %d: dropped %s, which ordered the %d trials so far wrongly.",
-                    trial.number,
-                    names,
-                    len(search.done.values),
-                )
-            alive &= ~bad
-        return alive
+        doubt = guard.doubt(sources.predict(search.done_codes), search.done.values, rng)
+        bad = search.alive & (doubt >= guard.CONFIDENCE)
+        if bad.any():
+            positions = sources.positions[bad].tolist()
+            study._storage.set_trial_system_attr(trial._trial_id, DROPPED, json.dumps(positions))
+            _logger.info(
+                "Trial %d: dropped %s, which ordered the %d trials so far wrongly.",
+                trial.number,
+                ", ".join(name for name, b in zip(sources.names, bad, strict=True) if b),
+                len(search.done.values),
+            )
+            search.alive &= ~bad
+        return float(doubt[search.alive].mean()) if search.alive.any() else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ MIN_TRIALS = 3
 """A source with fewer trials, or with equal values only, says nothing."""
 MAX_TRIALS = 100
 """Of a longer source the best half of these is seen, and an even choice by value of the others."""
+OUTSIDE = 0.5
+"""How far beyond its range a source is asked, as a part of the range."""
 N_LEARN = 25
 """Trials of a source from which the residual is learned: as many as a search soon has."""
 SHARPNESS = 0.3
@@ -165,7 +167,11 @@ class Sources:
         Args:
             codes: [configuration, parameter] of this coding or one that extends it.
         """
-        x = self.coding.embed(codes[:, : len(self.coding.names)])[None]
+        codes = codes[:, : len(self.coding.names)]
+        numbers = self.coding.sizes == 0
+        # far outside its range a source says what it says just outside
+        codes = np.where(numbers, np.clip(codes, -OUTSIDE, 1 + OUTSIDE), codes)
+        x = self.coding.embed(codes)[None]
         x = np.where(np.isnan(x), self._centre[:, None, :], x) * self._scale[:, None, :]
         r2 = gp.squared_distances(x.astype(np.float32), self._x)
         return (gp.matern(r2) @ self._alpha[:, :, None])[:, :, 0].T + self._offset
@@ -179,21 +185,33 @@ class Sources:
         """[trial, parameter]: codes of a source's n best trials."""
         return self.codes[source][np.argsort(self.regrets[source], kind="stable")[:n]]
 
+    def overlap(self, names: Collection[str]) -> np.ndarray:
+        """[source]: the part of these parameters that the source has."""
+        columns = [i for i, name in enumerate(self.coding.names) if name in names]
+        shared = [(~np.isnan(codes[:, columns])).any(0).sum() for codes in self.codes]
+        return np.array(shared) / len(names)
+
     def weights(self, probes: np.ndarray | None) -> np.ndarray:
         """[source], their sum is 1: less for sources whose probes are farther from the target's.
 
         Args:
-            probes: [1 + given source, probe], the target's first. Each probe is divided by its
-                deviation; the weight halves from the nearest source to the median one.
+            probes: [1 + given source, probe], the target's first, NaN if not measured. Each probe is
+                divided by its deviation; from the nearest source to the median one the weight falls
+                to an eighth. Without a probe in common a source is as far as the farthest.
         """
         if probes is None:
             return np.full(len(self), 1 / len(self))
         probes = probes[[0, *(self.positions + 1)]]
-        scaled = probes / np.maximum(np.nanstd(probes, axis=0), 1e-12)
-        distance = np.sqrt(np.nanmean((scaled[1:] - scaled[0]) ** 2, axis=1))
-        distance = np.nan_to_num(distance, nan=float(np.nanmax(distance, initial=0.0)))
+        measured = ~np.isnan(probes)
+        deviation = np.array(
+            [np.std(p[m]) if m.any() else 0.0 for p, m in zip(probes.T, measured.T, strict=True)]
+        )
+        both = measured[1:] & measured[0]
+        gaps = np.where(both, probes[1:] - probes[0], 0.0) / np.maximum(deviation, 1e-12)
+        distance = np.sqrt((gaps**2).sum(1) / np.maximum(both.sum(1), 1))
+        distance[~both.any(1)] = distance.max()
         beyond = distance - distance.min()
-        weights = 0.5 ** (beyond / max(np.median(beyond), 1e-12))
+        weights = 0.125 ** (beyond / max(np.median(beyond), 1e-12))
         return weights / weights.sum()
 
     def _fit(self, warped: Sequence[np.ndarray]) -> None:

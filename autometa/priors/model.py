@@ -66,11 +66,17 @@ class Search:
         self.alive = np.ones(len(sources), dtype=bool)
         if self.space:
             self.alive = sources.overlap(self.space) >= MIN_OVERLAP
-        self._weights = sources.weights(probes)
+        self._prior_weights = sources.weights(probes)
         self._required = {n for n in self.space if all(n in params for params, _ in records)}
         known = zip(self.coding.names, self.coding.conditional, strict=True)
         unconditional = {name for name, conditional in known if not conditional}
         self._lost = unconditional - self.space.keys() if records else set()
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[source], their sum is 1; zero for those that do not count."""
+        weights = np.where(self.alive, self._prior_weights, 0.0)
+        return weights / weights.sum()
 
     def portfolio(self) -> dict[str, Any] | None:
         """The configuration of a source that adds most to those tried; None if none is left."""
@@ -78,7 +84,7 @@ class Search:
         rows = np.concatenate([s.best(i, N_PORTFOLIO_BEST) for i in range(len(s)) if self.alive[i]])
         tried = np.concatenate([self.done_codes, self.running_codes])
         covered = s.regret(tried)[:, self.alive].min(0) if len(tried) else None
-        weights = self._weights[self.alive]
+        weights = self.weights[self.alive]
         for i in greedy(s.regret(rows)[:, self.alive], weights, covered):
             wide = self.coding.snap(_widened(rows[i : i + 1], self.coding), self.space)
             if _key(wide[0]) not in self.tried:
@@ -87,8 +93,7 @@ class Search:
 
     def model(self, rng: np.random.Generator, pool: Pool) -> dict[str, Any]:
         """By the sources' mean and the residual's Gaussian process."""
-        s, weights = self.sources, self._weights[self.alive]
-        weights = weights / weights.sum()
+        s, weights = self.sources, self.weights[self.alive]
         z = warp(self.done.values)
 
         f = s.predict(self.done_codes)[:, self.alive]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import optuna
 from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -33,8 +35,6 @@ CONTRAST = 3
 hardly be found to be wrong."""
 N_STARTUP = 5
 """Prior-free trials that are drawn at random before TPE proposes them."""
-DOUBTED_SHARE = 0.5
-"""Prior-free share of the trials while the sources are more likely wrong than right."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class TransferSampler(BaseSampler):
             each source's, in whatever units; a source counts for more the nearer it is. All count
             the same if not given.
         n_portfolio: trials of the portfolio.
-        cold_share: prior-free share of the trials after the portfolio; it is larger while the
-            sources are in doubt. Zero also leaves out the random trial that puts them to the test.
+        cold_share: prior-free share of the trials after the portfolio. Unless it is zero, the fourth
+            trial is random, which puts the sources to the test, and all trials are prior-free while
+            the sources together are more likely wrong than right.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -212,7 +213,7 @@ class TransferSampler(BaseSampler):
         if self._cold_share > 0:
             if len(trials) >= CONTRAST and not {"random", "tpe"} & set(by):
                 return None
-            if doubt > 0.5 and rng.random() < max(DOUBTED_SHARE, self._cold_share):
+            if doubt > 0.5:
                 return None
         if by.count("portfolio") < self._n_portfolio:
             params = search.portfolio()
@@ -230,9 +231,12 @@ class TransferSampler(BaseSampler):
         free = [t for t in trials if t.system_attrs.get(PROPOSED_BY) in ("random", "tpe")]
         if sum(t.state == TrialState.COMPLETE for t in free) < N_STARTUP:
             return _Plan({}, "random")
-        tpe = TPESampler(
-            seed=self._stream(trial, 2), multivariate=True, group=True, n_startup_trials=0
-        )
+        with warnings.catch_warnings():
+            # `group` is what conditional spaces need
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            tpe = TPESampler(
+                seed=self._stream(trial, 2), multivariate=True, group=True, n_startup_trials=0
+            )
         space = tpe.infer_relative_search_space(study, trial)
         return _Plan(tpe.sample_relative(study, trial, space), "tpe", tpe)
 
@@ -243,7 +247,7 @@ class TransferSampler(BaseSampler):
         trials: Sequence[FrozenTrial],
         search: Search,
     ) -> float:
-        """Drops sources, and returns the mean doubt in the others."""
+        """Drops sources, and returns the doubt in the mean of those that were there before."""
         sources = search.sources
         for t in trials:
             dropped = json.loads(t.system_attrs.get(DROPPED, "[]"))
@@ -251,8 +255,13 @@ class TransferSampler(BaseSampler):
         if not search.alive.any():
             return 0.0
         rng = np.random.default_rng(self._stream(trial, 1))
-        doubt = guard.doubt(sources.predict(search.done_codes), search.done.values, rng)
-        bad = search.alive & (doubt >= guard.CONFIDENCE)
+        predicted = sources.predict(search.done_codes)
+        # the sources one by one, and the mean of those that are left
+        mean = predicted @ search.weights
+        doubt = guard.doubt(np.column_stack([predicted, mean]), search.done.values, rng)
+        doubt, together = doubt[:-1], doubt[-1]
+        bound = 0.5 if together >= guard.CONFIDENCE else guard.CONFIDENCE
+        bad = search.alive & (doubt >= bound)
         if bad.any():
             positions = sources.positions[bad].tolist()
             study._storage.set_trial_system_attr(trial._trial_id, DROPPED, json.dumps(positions))
@@ -263,4 +272,4 @@ class TransferSampler(BaseSampler):
                 len(search.done.values),
             )
             search.alive &= ~bad
-        return float(doubt[search.alive].mean()) if search.alive.any() else 0.0
+        return float(together)

@@ -195,7 +195,7 @@ class Sources:
         """[source], their sum is 1: less for sources whose probes are farther from the target's.
 
         Args:
-            probes: [1 + given source, probe], the target's first, NaN if not measured. Each probe is
+            probes: [1 + given source, probe], the target's first, NaN if not measured. Each is
                 divided by its deviation; from the nearest source to the median one the weight falls
                 to an eighth. Without a probe in common a source is as far as the farthest.
         """

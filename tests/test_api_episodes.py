@@ -11,7 +11,9 @@ import pytest
 import autometa
 from autometa.api import SearchResult
 from autometa.api.episodic import EpisodeRequest
+from autometa.cli.finding import print_finding
 from autometa.errors import StudyError, UserError
+from autometa.home import Home
 from autometa.tasks import TaskSuite
 from tests.searching.support import small_suite
 
@@ -207,6 +209,62 @@ def test_other_episodes_in_the_test_are_said(tmp_path: Path) -> None:
     assert result.verdict.endswith(
         "Conditions do not match: trained on 5 support rows, tested on 8 support rows."
     )
+
+
+IMAGES = """
+parameters:
+  backbone.kind: conv
+  backbone.width: 4
+  backbone.depth: 1
+  sharing.kind: hard
+  adaptation.kind: {type: categorical, choices: [metric, gradient]}
+independent:
+  adaptation.kind: finetune
+  adaptation.test_steps: 2
+unbuildable: drop
+"""
+
+
+def glyphs(tasks: int = 9, classes: int = 4, each: int = 7) -> TaskSuite:
+    """Images of 6x6 pixels: every class of every task is a pattern of its own."""
+    rng = np.random.default_rng(0)
+    patterns = rng.normal(size=(tasks * classes, 1, 6, 6))
+    number = np.repeat(np.arange(tasks * classes), each)
+    x = patterns[number] + 0.3 * rng.normal(size=(len(number), 1, 6, 6))
+    return TaskSuite.from_arrays(
+        x.astype(np.float32),
+        number % classes,
+        kinds="multiclass",
+        task=[f"script {n // classes}" for n in number],
+        splits=np.tile(["train", "train", "train", "val", "val", "test", "test"], len(number) // 7),
+        name="glyphs",
+    )
+
+
+def test_classes_of_images_with_other_numbers_of_them_in_the_test(tmp_path: Path) -> None:
+    space = tmp_path / "images.yaml"
+    space.write_text(IMAGES)
+    options = {"ways": 3, "shots": 1, "queries": 3, "test_ways": 5, "n_trials": 2}
+    result = run(tmp_path, glyphs(), space=space, max_epochs=2, **options)
+    test = result.test
+    assert test is not None
+    by_name = {method["name"]: method for method in test["methods"]}
+    # gradient steps are for as many classes as in training
+    assert by_name["sharing"]["words"] == "prototypes"
+    assert set(by_name) == {"sharing", "independent", "joint", "nearest"}
+    assert by_name["joint"]["words"].endswith("not tuned")
+    assert test["mixed"]
+    assert test["tasks"] == []
+    assert "glyphs (5-way 1-shot; 600 episodes)" in test["verdict"]
+    assert test["verdict"].endswith(
+        "Conditions do not match: trained on 3-way 1-shot, tested on 5-way 1-shot."
+    )
+    assert by_name["nearest"]["value"] > 0.8
+    assert by_name["sharing"]["score"] == pytest.approx(
+        1.0 - (1.0 - by_name["sharing"]["value"]) / 0.8
+    )
+    body = result.to_json()
+    print_finding(body, Home.find(tmp_path))
 
 
 def test_train_in_episodes(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
 from autometa.sharing import Params
 from autometa.tasks import EpisodeSet, EpisodicSuite, Rows, TaskSuite
+from autometa.training.allocator import keep_freed_memory
 from autometa.training.balancing import Balancing, some_runs
 from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
@@ -73,6 +74,7 @@ class Trainer:
     def __init__(
         self, suite: TaskSuite | EpisodicSuite, max_epochs: int, device: torch.device
     ) -> None:
+        keep_freed_memory()
         self.problem = Problem.of(suite)
         self.max_epochs = max_epochs
         self._device = device

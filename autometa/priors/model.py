@@ -23,7 +23,8 @@ N_BEST = 20
 N_PORTFOLIO_BEST = 10
 """A source's best trials, from which the portfolio is chosen."""
 MIN_OVERLAP = 1 / 3
-"""Of the target's parameters a source has at least this part, or it is passed over."""
+"""Of the parameters of a trial of the target a source has at least this part in the mean, or it is
+passed over."""
 MAX_TRIALS = 150
 """Of a longer study the model sees the best half of these and the most recent others."""
 
@@ -63,9 +64,7 @@ class Search:
         self.done_codes = self.coding.codes(self.done.params)
         self.running_codes = self.coding.codes([t.params for t in running])
         self.tried = {_key(row) for row in np.concatenate([self.done_codes, self.running_codes])}
-        self.alive = np.ones(len(sources), dtype=bool)
-        if self.space:
-            self.alive = sources.overlap(self.space) >= MIN_OVERLAP
+        self.alive = sources.overlap(params for params, _ in records) >= MIN_OVERLAP
         self._prior_weights = sources.weights(probes)
         self._required = {n for n in self.space if all(n in params for params, _ in records)}
         known = zip(self.coding.names, self.coding.conditional, strict=True)

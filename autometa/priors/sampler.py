@@ -33,6 +33,8 @@ DROPPED = "transfer:dropped"
 CONTRAST = 3
 """After so many trials one is drawn at random: sources that speak of good configurations only can
 hardly be found to be wrong."""
+MAX_PLANS = 256
+"""Trials whose parameters may be asked for in turns; a plan that was forgotten is made again."""
 N_STARTUP = 5
 """Prior-free trials that are drawn at random before TPE proposes them."""
 
@@ -158,6 +160,9 @@ class TransferSampler(BaseSampler):
         self._raise_error_if_multi_objective(study)
         key = study.study_name, trial.number
         if key not in self._plans:
+            # a driver that tells trials past this sampler leaves their plans behind
+            while len(self._plans) >= MAX_PLANS:
+                self._plans.pop(next(iter(self._plans)), None)
             self._plans[key] = self._propose(study, trial)
         planned = self._plans[key].params
         if param_name in planned:
@@ -215,7 +220,8 @@ class TransferSampler(BaseSampler):
                 return None
             if doubt > 0.5:
                 return None
-        if by.count("portfolio") < self._n_portfolio:
+        # of a long study the caller may show the sampler a part only
+        if by.count("portfolio") < self._n_portfolio and len(trials) < 10 * self._n_portfolio:
             params = search.portfolio()
             if params is not None:
                 return _Plan(params, "portfolio")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,11 +185,20 @@ class Sources:
         """[trial, parameter]: codes of a source's n best trials."""
         return self.codes[source][np.argsort(self.regrets[source], kind="stable")[:n]]
 
-    def overlap(self, names: Collection[str]) -> np.ndarray:
-        """[source]: the part of these parameters that the source has."""
-        columns = [i for i, name in enumerate(self.coding.names) if name in names]
-        shared = [(~np.isnan(codes[:, columns])).any(0).sum() for codes in self.codes]
-        return np.array(shared) / len(names)
+    def overlap(self, trials: Iterable[Collection[str]]) -> np.ndarray:
+        """[source]: the part of a trial's parameters that the source has, the mean over trials.
+
+        Trial by trial, because some spaces name a parameter anew in every branch: all the names
+        ever seen would soon outnumber those of any one trial.
+        """
+        known = np.array([(~np.isnan(codes)).any(0) for codes in self.codes])
+        column = {name: i for i, name in enumerate(self.coding.names)}
+        parts = [
+            known[:, [column[name] for name in names if name in column]].sum(1) / len(names)
+            for names in trials
+            if names
+        ]
+        return np.mean(parts, axis=0) if parts else np.ones(len(self))
 
     def weights(self, probes: np.ndarray | None) -> np.ndarray:
         """[source], their sum is 1: less for sources whose probes are farther from the target's.

@@ -352,3 +352,28 @@ def test_choices_of_a_dynamic_space() -> None:
         study.tell(trial, x + 1.0)
     assert all(isinstance(t.params.get("x", 0), int) for t in study.trials)
     assert IntDistribution(0, 10) in study.trials[-1].distributions.values()
+
+
+def test_names_that_branches_make_do_not_outweigh_the_others() -> None:
+    """A space that names a parameter anew in every branch, as refinements of a tree do."""
+
+    def tree(names: str) -> Objective:
+        def objective(trial: Trial) -> float:
+            branch = trial.suggest_categorical("branch", list(names))
+            trial.suggest_float(f"at.{branch}", 0, 1)
+            return bowl(3.5, -3, "b")(trial)
+
+        return objective
+
+    sources = [searched(tree("xyz"), 25, seed=i) for i in range(2)]
+    found = proposed_by(run(tree("abcdefghijklmnop"), sources, 30, cold_share=0.0))
+    assert set(found) == {"portfolio", "model"}
+
+
+def test_plans_of_trials_told_elsewhere_are_forgotten() -> None:
+    sampler = TransferSampler(SOURCES, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    for i in range(300):
+        sampler._plans["another", i] = None  # type: ignore[assignment]  # never looked at
+    study.ask({"x": FloatDistribution(0, 10)})
+    assert len(sampler._plans) == 256

@@ -77,9 +77,9 @@ class TransferSampler(BaseSampler):
             each source's, in whatever units; a source counts for more the nearer it is. All count
             the same if not given.
         n_portfolio: trials of the portfolio.
-        cold_share: prior-free share of the trials after the portfolio. Unless it is zero, the fourth
-            trial is random, which puts the sources to the test, and all trials are prior-free while
-            the sources together are more likely wrong than right.
+        cold_share: prior-free share of the trials after the portfolio. Unless it is zero, the
+            fourth trial is random, which puts the sources to the test, and all trials are
+            prior-free while the sources together are more likely wrong than right.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -189,7 +189,7 @@ def _union(a: BaseDistribution, b: BaseDistribution) -> BaseDistribution:
         low, high = min(a.low, b.low), max(a.high, b.high)
         return IntDistribution(low, high, log=a.log, step=1 if a.log else step)
     if isinstance(a, FloatDistribution) and isinstance(b, FloatDistribution):
-        low, high = min(a.low, b.low), max(a.high, b.high)
         same = (a.low, a.step) == (b.low, b.step)
-        return FloatDistribution(low, high, log=a.log, step=a.step if same else None)
+        ends = min(a.low, b.low), max(a.high, b.high)
+        return FloatDistribution(*ends, log=a.log, step=a.step if same else None)
     return a

@@ -25,7 +25,7 @@ def keep(home: Home, record: Record) -> Path:
 
 def records(home: Home, warn: Warn) -> list[Record]:
     """All records of the home folder, oldest first; `warn` is told of those that are damaged."""
-    found = []
+    found: list[Record] = []
     for path in sorted((home.priors / "records").glob(f"*{SUFFIX}")):
         try:
             found += read_prior(path).records

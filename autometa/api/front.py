@@ -29,6 +29,7 @@ from autometa.api.prepare import (
     stored_judgement,
     study_attrs,
 )
+from autometa.api.priors import leave_record
 from autometa.api.results import (
     SearchResult,
     TrainResult,
@@ -243,6 +244,7 @@ def search(
             handle.set_attr("judgement", kept)
             handle.commit()
             log_end(tracker, test, model, stored_diagnosis(handle))
+            leave_record(place, handle, loaded, notify)
             shutil.rmtree(folder, ignore_errors=True)
         result = search_result(
             handle,

@@ -14,8 +14,12 @@ T = TypeVar("T")
 class Source(Protocol):
     """Where units come from and results go to; called from one thread only."""
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
-        """A unit to run, None while there is nothing to do but wait, or `FINISHED`."""
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
+        """A unit to run, None while there is nothing to do but wait, or `FINISHED`.
+
+        Args:
+            workers: how many units run at a time.
+        """
 
     def complete(self, unit: WorkUnit, result: UnitResult) -> None:
         """Take the results of a unit."""
@@ -69,7 +73,7 @@ class ScriptSource(Generic[T]):
         self._results: dict[int, UnitResult] = {}
         self.returned: T | None = None
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         while self._next == len(self._units):  # a script may yield no unit
             if len(self._results) < len(self._units):
                 return None
@@ -100,9 +104,9 @@ class Chain:
     def __init__(self, *sources: Source) -> None:
         self._sources = list(sources)
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         while True:
-            unit = self._sources[0].next_unit()
+            unit = self._sources[0].next_unit(workers)
             if unit != FINISHED or len(self._sources) == 1:
                 return unit
             self._sources.pop(0)

@@ -34,6 +34,29 @@ from autometa.searching.units import UnitResult, WorkUnit, run_unit
 _RETRIES = 3
 
 
+class UnitTrainable(Trainable):
+    """An actor that runs one unit a trial and is then reset to the next."""
+
+    work = staticmethod(run_unit)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._unit = config["unit"]
+
+    def step(self) -> dict[str, Any]:
+        result = self.work(WorkUnit.from_json(json.loads(self._unit)))
+        return {"done_units": 1, "done": True, "result": json.dumps(result.to_json())}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._unit = new_config["unit"]
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Units write their own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Units read their own checkpoints."""
+
+
 class RayExecutor:
     """Runs units on the workers of a local Ray, or of a cluster the user named.
 
@@ -42,16 +65,22 @@ class RayExecutor:
         address: None starts a Ray of our own, never joining one that happens to run; otherwise
             the cluster's address.
         gpus_per_worker: fraction of a GPU that a worker takes.
+        trainable: what runs a unit.
 
     Raises:
         InfrastructureError: the cluster cannot be reached.
     """
 
     def __init__(
-        self, workers: int | None, address: str | None = None, gpus_per_worker: float = 0.0
+        self,
+        workers: int | None,
+        address: str | None = None,
+        gpus_per_worker: float = 0.0,
+        trainable: type[UnitTrainable] = UnitTrainable,
     ) -> None:
         self._gpus = gpus_per_worker
-        self._folder = tempfile.mkdtemp(prefix="autometa-tune-")
+        self._trainable = trainable
+        self.folder = tempfile.mkdtemp(prefix="autometa-tune-")
         options: dict[str, Any] = {"address": address}
         if address is None:
             options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
@@ -64,7 +93,7 @@ class RayExecutor:
                 **options,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
         if threading.current_thread() is threading.main_thread():
@@ -74,7 +103,7 @@ class RayExecutor:
     def run(self, source: Source) -> bool:
         """Run units until the source is finished; False if the user interrupted."""
         searcher = _UnitSearcher(source, self._workers)
-        trainable = tune.with_resources(_UnitTrainable, {"cpu": 1, "gpu": self._gpus})
+        trainable = tune.with_resources(self._trainable, {"cpu": 1, "gpu": self._gpus})
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -87,7 +116,7 @@ class RayExecutor:
                 trial_name_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                storage_path=self._folder,
+                storage_path=self.folder,
                 name="units",
                 verbose=0,
                 callbacks=[],
@@ -98,7 +127,7 @@ class RayExecutor:
         except KeyboardInterrupt:
             return False
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
         if searcher.error is not None:
             raise searcher.error
         return searcher.finished
@@ -106,7 +135,7 @@ class RayExecutor:
     def close(self) -> None:
         """Stop the local Ray, or leave the user's cluster."""
         ray.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class _UnitSearcher(Searcher):
@@ -122,6 +151,7 @@ class _UnitSearcher(Searcher):
     def __init__(self, source: Source, workers: int) -> None:
         super().__init__(metric="done_units", mode="max")
         self._source = source
+        self._workers = workers
         self._at_most = 1 if workers == 1 else workers + 1
         self._running: dict[str, tuple[WorkUnit, int]] = {}
         self._again: list[tuple[WorkUnit, int]] = []
@@ -134,7 +164,8 @@ class _UnitSearcher(Searcher):
         if len(self._running) >= self._at_most:
             return None
         try:
-            unit, deaths = self._again.pop(0) if self._again else (self._source.next_unit(), 0)
+            next_unit = self._source.next_unit
+            unit, deaths = self._again.pop(0) if self._again else (next_unit(self._workers), 0)
         except BaseException as exc:  # Tune would log it and go on without us
             self.error = exc
             return Searcher.FINISHED
@@ -175,24 +206,3 @@ class _UnitSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-class _UnitTrainable(Trainable):
-    """An actor that runs one unit a trial and is then reset to the next."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._unit = config["unit"]
-
-    def step(self) -> dict[str, Any]:
-        result = run_unit(WorkUnit.from_json(json.loads(self._unit)))
-        return {"done_units": 1, "done": True, "result": json.dumps(result.to_json())}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._unit = new_config["unit"]
-        return True
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Units write their own checkpoints."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Units read their own checkpoints."""

@@ -26,7 +26,7 @@ from autometa.training.population import RunResult, Trainer
 from autometa.training.state import PopulationState, Run, load_run, save_run
 from autometa.trial import TrialConfig
 
-#: the probe looks at bundles of at least this many runs
+#: the probe looks at bundles of at least this many runs (of convolutional networks: two)
 _PROBE_FROM = 4
 #: epochs of a learning curve at most
 _CURVE_POINTS = 27
@@ -138,13 +138,13 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         chunk = _probe(trainer, runs)
         probe_seconds = time.perf_counter() - began
     steps: list[list[RunResult]] = []  # [run, epoch on the way]
+    fits = chunk
     for part in _parts(len(runs), chunk):
-        try:
-            steps += _train(unit, trainer, runs, part)
-        except (RuntimeError, AutometaError):
-            for k in part:  # find the run to blame; its neighbours go on
-                steps += _train_one(unit, trainer, runs, k)
-    verdict = chunk if unit.chunk is None and len(runs) >= _PROBE_FROM else None
+        found, largest = _train_part(unit, trainer, runs, part)
+        steps += found
+        fits = min(fits, largest) if largest < len(part) else fits
+    probed = unit.chunk is None and len(runs) >= _probe_from(runs[0])
+    verdict = fits if probed or fits < chunk else None
     results = tuple(run[-1] for run in steps)
     seconds = time.perf_counter() - started
     curves = tuple(map(tuple, steps)) if unit.measure == "curves" else ()
@@ -212,11 +212,40 @@ def _first_failure(before: list[RunResult], result: RunResult) -> RunResult:
     return before[-1] if before and before[-1].reason is not None else result
 
 
-def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> list[list[RunResult]]:
+def _train_part(
+    unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range
+) -> tuple[list[list[RunResult]], int]:
+    """The results of `_train`, and how many runs fit into memory at a time.
+
+    Where memory does not suffice, the runs are trained half by half; any other error is blamed on
+    the run that has it, and its neighbours go on.
+    """
     try:
-        return _train(unit, trainer, runs, range(k, k + 1))
-    except (RuntimeError, AutometaError) as exc:
-        return [[RunResult(unit.from_epoch, None, reason=f"{type(exc).__name__}: {exc}")]]
+        return _train(unit, trainer, runs, part), len(part)
+    except (RuntimeError, MemoryError, AutometaError) as exc:
+        if len(part) == 1:
+            reason = f"{type(exc).__name__}: {exc}"
+            return [[RunResult(unit.from_epoch, None, reason=reason)]], 1
+        halve = _is_out_of_memory(exc)
+    # out of the handler, which holds on to the tensors of the failed attempt
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    parts = (
+        [part[: len(part) // 2], part[len(part) // 2 :]]
+        if halve
+        else [part[k : k + 1] for k in range(len(part))]
+    )
+    done = [_train_part(unit, trainer, runs, some) for some in parts]
+    fits = min(largest for _, largest in done) if halve else len(part)
+    return [run for steps, _ in done for run in steps], fits
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    """torch says it by a class of its own on a GPU, and by words on the CPU."""
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(exc).lower()
+    return any(words in text for words in ("out of memory", "can't allocate", "not enough memory"))
 
 
 def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> PopulationState:
@@ -242,15 +271,28 @@ def _probe(trainer: Trainer, runs: list[Run]) -> int:
 
     Two and not one: stacked matrix products of two or more runs have the same bits whatever the
     number of runs, those of one may differ in the last, and the clock must not change a result.
+    Stacked convolutions do not have the same bits to begin with, and may be slower than single
+    ones, so networks of them are stepped one by one where that is faster.
     """
-    if len(runs) < _PROBE_FROM:
+    if len(runs) < _probe_from(runs[0]):
         return len(runs)
+    sizes = {len(runs), min(8, len(runs)), 2} | ({1} if _has_convolutions(runs[0]) else set())
     best, best_time = len(runs), math.inf
-    for chunk in sorted({len(runs), min(8, len(runs)), 2}, reverse=True):
+    for chunk in sorted(sizes, reverse=True):
         seconds = trainer.step_seconds(runs[:chunk]) / chunk
         if seconds < 0.9 * best_time:  # prefer the larger chunk where it hardly matters
             best, best_time = chunk, seconds
     return best
+
+
+def _probe_from(run: Run) -> int:
+    """Fewest runs that there is a choice for."""
+    return 2 if _has_convolutions(run) else _PROBE_FROM
+
+
+def _has_convolutions(run: Run) -> bool:
+    backbone: Any = run.config.backbone
+    return backbone.kind == "conv"
 
 
 @lru_cache(maxsize=2)

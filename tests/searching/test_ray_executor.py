@@ -31,7 +31,7 @@ class _Source:
         self.units = [UNIT]
         self.completed: list[tuple[WorkUnit, UnitResult]] = []
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         if self.units:
             return self.units.pop()
         return FINISHED if self.completed else None

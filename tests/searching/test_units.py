@@ -6,10 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from autometa.searching import units
 from autometa.searching.units import UnitResult, WorkUnit, curve_epochs, run_unit
+from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig
 from tests.searching.support import small_suite
 
@@ -174,3 +177,65 @@ def test_the_probe_picks_a_chunk_and_does_not_change_results(
     probed = run_unit(dataclasses.replace(wide, chunk=None))
     assert probed.chunk == 2
     assert without_times(probed) == without_times(fused)
+
+
+def wide_unit(unit: WorkUnit, n: int, config: dict[str, object] = CONFIG) -> WorkUnit:
+    names = tuple(f"run-{k}" for k in range(n))
+    return dataclasses.replace(unit, names=names, configs=(config,) * n, seeds=tuple(range(n)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError("Unable to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_halves_the_bundle_and_goes_on(
+    error: Exception, unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = dataclasses.replace(wide_unit(unit, 8), chunk=8)
+    whole = run_unit(wide)
+    start, sizes = units.Trainer.start, []
+
+    def limited(self: units.Trainer, runs: list[units.Run]) -> units.PopulationState:
+        sizes.append(len(runs))
+        if len(runs) > 3:
+            raise error
+        return start(self, runs)
+
+    monkeypatch.setattr(units.Trainer, "start", limited)
+    found = run_unit(wide)
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert without_times(found) == without_times(whole)
+    assert found.chunk == 2  # the next unit of this shape starts with what fits
+
+
+def test_a_run_too_big_for_memory_fails_with_its_reason(
+    unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: units.Trainer, runs: list[units.Run]) -> units.PopulationState:
+        raise MemoryError("Unable to allocate")
+
+    monkeypatch.setattr(units.Trainer, "start", never)
+    found = run_unit(dataclasses.replace(unit, chunk=3))
+    assert [r.reason for r in found.results] == ["MemoryError: Unable to allocate"] * 3
+    assert found.chunk == 1
+
+
+def test_convolutions_may_be_stepped_one_by_one(
+    tmp_path: Path, unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    suite = TaskSuite.from_arrays(rng.normal(size=(40, 6, 6)), rng.normal(size=(40, 2)))
+    suite.without_test().save(tmp_path / "images")
+    config = TrialConfig.from_flat({"backbone.kind": "conv", "backbone.width": 4}).flat()
+    images = dataclasses.replace(
+        wide_unit(unit, 3, config), suite=str(tmp_path / "images"), fingerprint=suite.fingerprint
+    )
+    monkeypatch.setattr(units.Trainer, "step_seconds", lambda self, runs: float(len(runs)) ** 2)
+    found = run_unit(images)
+    assert found.chunk == 1
+    assert all(r.reason is None for r in found.results)
+    assert run_unit(wide_unit(unit, 3)).chunk is None  # a table's network: no choice below four

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Generic, Literal, Protocol, TypeVar
 
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
@@ -35,7 +36,14 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """One unit after another in this process (`--workers 0`)."""
+    """One unit after another in this process (`--workers 0`).
+
+    Args:
+        threads: of a unit.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
 
     def run(self, source: Source) -> bool:
         try:
@@ -43,7 +51,7 @@ class InlineExecutor:
                 unit = source.next_unit()
                 if unit == FINISHED or unit is None:  # nothing runs elsewhere to wait for
                     return True
-                source.complete(unit, run_unit(unit))
+                source.complete(unit, run_unit(replace(unit, threads=self._threads)))
         except KeyboardInterrupt:
             return False
 

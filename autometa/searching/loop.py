@@ -20,7 +20,7 @@ from autometa.errors import InfrastructureError
 from autometa.searching.bound import Reference, choose_reference
 from autometa.searching.executors import FINISHED, Script, ScriptSource
 from autometa.searching.finalists import Runs, best_of
-from autometa.searching.packing import ask_ahead, fullest
+from autometa.searching.packing import Shapes, ask_ahead, fullest
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.settings import (
@@ -103,7 +103,7 @@ class SearchLoop:
         self._running: dict[int, _Live] = {}
         self._at_rung: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
         self._broken: dict[int, set[int]] = defaultdict(set)
-        self._chunks: dict[str, int] = dict(handle.study.user_attrs.get("chunks", {}))
+        self._shapes = Shapes(handle)
         counted = handle.study.user_attrs.get(UNITS, {})
         self._units: list[float] = [counted.get(key, 0) for key in COUNTED]
         self._states: dict[str, int] = {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
@@ -132,9 +132,7 @@ class SearchLoop:
         """Report, decide, tell and commit; then tidy up what was told."""
         numbers = [int(name) for name in unit.names]
         lives = {number: self._running.pop(number) for number in numbers}
-        if result.chunk is not None:
-            self._chunks[lives[numbers[0]].shape] = result.chunk
-            self._handle.set_attr("chunks", self._chunks)
+        self._shapes.learn(lives[numbers[0]].shape, result)
         more = (1, len(numbers), result.seconds, result.probe_seconds)
         self._units = [round(sum(pair), 4) for pair in zip(self._units, more, strict=True)]
         self._handle.set_attr(UNITS, dict(zip(COUNTED, self._units, strict=True)))
@@ -293,7 +291,9 @@ class SearchLoop:
         for number in sorted(self._waiting):
             live = self._waiting[number]
             groups[live.shape, live.epoch, self._next_rung(number, live)].append(number)
-        return fullest(groups, {key: key[1] for key in groups}, workers, len(self._running))
+        epochs = {key: key[1] for key in groups}
+        most = {key: self._shapes.most(key[0]) for key in groups}
+        return fullest(groups, epochs, workers, len(self._running), most)
 
     def _unit(self, lives: dict[int, _Live]) -> WorkUnit:
         number, first = next(iter(lives.items()))
@@ -310,8 +310,8 @@ class SearchLoop:
             checkpoints=str(self._checkpoints),
             keep=to_epoch < self._settings.max_epochs,
             device=self._settings.device,
-            chunk=self._chunks.get(first.shape),
             cost=self._settings.cost,
+            **self._shapes.known(first.shape),
         )
 
     def _next_rung(self, number: int, live: _Live) -> int:

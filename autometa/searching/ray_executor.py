@@ -10,6 +10,8 @@ import signal
 import tempfile
 import threading
 import warnings
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -26,7 +28,7 @@ with warnings.catch_warnings():
     from ray.tune import Trainable
     from ray.tune.search import Searcher
 
-from autometa.errors import InfrastructureError
+from autometa.errors import InfrastructureError, UserError
 from autometa.searching.executors import FINISHED, Source
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
@@ -61,14 +63,16 @@ class RayExecutor:
     """Runs units on the workers of a local Ray, or of a cluster the user named.
 
     Args:
-        workers: number of units at a time; None takes every core of the cluster.
+        workers: number of units at a time; None takes as many as the cluster has room for.
         address: None starts a Ray of our own, never joining one that happens to run; otherwise
             the cluster's address.
-        gpus_per_worker: fraction of a GPU that a worker takes.
+        gpus_per_worker: GPUs that a worker takes, or a fraction of one.
+        cpus_per_worker: cores that a worker takes, each with a thread.
         trainable: what runs a unit.
 
     Raises:
         InfrastructureError: the cluster cannot be reached.
+        UserError: it has no room for a single worker.
     """
 
     def __init__(
@@ -77,13 +81,15 @@ class RayExecutor:
         address: str | None = None,
         gpus_per_worker: float = 0.0,
         trainable: type[UnitTrainable] = UnitTrainable,
+        cpus_per_worker: int = 1,
     ) -> None:
-        self._gpus = gpus_per_worker
+        self._needs = {"CPU": float(cpus_per_worker), "GPU": gpus_per_worker}
         self._trainable = trainable
         self.folder = tempfile.mkdtemp(prefix="autometa-tune-")
         options: dict[str, Any] = {"address": address}
         if address is None:
-            options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+            cpus = None if workers is None else workers * cpus_per_worker
+            options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
@@ -98,12 +104,26 @@ class RayExecutor:
             raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would abort the driver
-        self._workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = [room(node, self._needs) for node in nodes]
+        if not any(rooms):
+            self.close()
+            raise UserError(
+                "Parameters `cpus_per_worker` and `gpus_per_worker` should leave room for a worker "
+                f"on one machine. Found `cpus_per_worker = {cpus_per_worker}` and "
+                f"`gpus_per_worker = {gpus_per_worker:g}`, and machines with "
+                f"{_have(nodes, 'CPU')} cores and {_have(nodes, 'GPU')} GPUs."
+            )
+        self._workers = min(workers or sum(rooms), sum(rooms))
+        beside = min(self._workers, max(rooms))
+        share = min(1.0, gpus_per_worker) if gpus_per_worker else 1.0 / beside
+        self._own = {"threads": cpus_per_worker, "share": share}
 
     def run(self, source: Source) -> bool:
         """Run units until the source is finished; False if the user interrupted."""
-        searcher = _UnitSearcher(source, self._workers)
-        trainable = tune.with_resources(self._trainable, {"cpu": 1, "gpu": self._gpus})
+        searcher = _UnitSearcher(source, self._workers, self._own)
+        needs = {name.lower(): count for name, count in self._needs.items()}
+        trainable = tune.with_resources(self._trainable, needs)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -138,6 +158,15 @@ class RayExecutor:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many workers that need so much fit on a machine that has so much."""
+    return min(int(has.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need)
+
+
+def _have(nodes: Sequence[Mapping[str, float]], name: str) -> str:
+    return " and ".join(f"{node.get(name, 0.0):g}" for node in nodes)
+
+
 class _UnitSearcher(Searcher):
     """Hands units to Tune as if they were suggestions.
 
@@ -146,12 +175,18 @@ class _UnitSearcher(Searcher):
 
     With several workers one unit is chosen ahead of the first free worker; with one worker a unit
     is chosen after all results are in, so that the search can be repeated exactly.
+
+    Args:
+        own: fields of a unit that say what a worker may use.
     """
 
-    def __init__(self, source: Source, workers: int) -> None:
+    def __init__(
+        self, source: Source, workers: int, own: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__(metric="done_units", mode="max")
         self._source = source
         self._workers = workers
+        self._own = own
         self._at_most = 1 if workers == 1 else workers + 1
         self._running: dict[str, tuple[WorkUnit, int]] = {}
         self._again: list[tuple[WorkUnit, int]] = []
@@ -175,7 +210,7 @@ class _UnitSearcher(Searcher):
         if unit is None:
             return None
         self._running[trial_id] = unit, deaths
-        return {"unit": json.dumps(unit.to_json())}
+        return {"unit": json.dumps(unit.to_json() | dict(self._own))}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from autometa.learners import Batch, Episode, Learner
-from autometa.metrics import TaskSpec, fit_specs
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
 from autometa.sharing import Params
@@ -30,10 +29,18 @@ from autometa.training.balancing import Balancing, some_runs
 from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
 from autometa.training.gradients import Gradients, join
+from autometa.training.memory import AllocationPeak, RunMemory
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
 from autometa.training.replay import Recordings
-from autometa.training.scoring import EpisodeScorer, Models, RowScorer, Scorer, predict_episodes
+from autometa.training.scoring import (
+    EpisodeScorer,
+    Models,
+    RowScorer,
+    Scorer,
+    predict_episodes,
+    task_specs,
+)
 from autometa.training.state import Layout, PopulationState, Run
 from autometa.trial import build
 
@@ -157,10 +164,20 @@ class Trainer:
         """Outputs for the query rows of episodes [run, episode, row, output], after adapting."""
         return predict_episodes(_Stack(self, runs, state.to(self._device)).models(), episodes)
 
+    def memory(self, run: Run) -> RunMemory:
+        """What a run of this shape takes, from one step and one scoring of it."""
+        with AllocationPeak() as watched:
+            stack, plan = self._first_epoch([run])  # an epoch's plan is kept until its end
+            stack.step(self._train.batch(plan, 0), 1)
+            training = watched.peak
+            del plan
+            watched.restart()
+            self._score(stack, {})
+        return RunMemory(training, watched.peak)
+
     def step_seconds(self, runs: Sequence[Run], repeats: int = 3) -> float:
         """Seconds of one step of a population of these runs (for the fusing probe)."""
-        stack = _Stack(self, runs, self.start(runs))
-        plan: Any = self._train.epoch(stack.optimizer, stack.seeds, 0)
+        stack, plan = self._first_epoch(runs)
         batch = self._train.batch(plan, 0)
         times = []
         for number in range(repeats + 1):  # the first is warm-up
@@ -170,6 +187,12 @@ class Trainer:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         return min(times[1:])
+
+    def _first_epoch(self, runs: Sequence[Run]) -> tuple[_Stack, Any]:
+        """Freshly initialised runs whose steps are not recorded, and the plan of their epoch."""
+        stack = _Stack(self, runs, self.start(runs))
+        stack._last_step = -(10**9)
+        return stack, self._train.epoch(stack.optimizer, stack.seeds, 0)
 
     def inference_seconds(
         self, run: Run, state: PopulationState, n_rows: int, repeats: int = 11
@@ -400,19 +423,3 @@ class _Stack:
         rates = [run.config.rates() for run in self.runs]
         names = [n for n in rates[0] if n != "dropout" or any(r["dropout"] for r in rates)]
         return {name: torch.tensor([r[name] for r in rates], device=self._device) for name in names}
-
-
-def task_specs(suite: TaskSuite) -> tuple[TaskSpec, ...]:
-    """The suite's tasks as the metrics know them, constants fitted on its training rows."""
-    rows = suite.rows("train")
-    tasks: Any = suite.tasks
-    return fit_specs(
-        rows.y.numpy(),
-        names=[t.name for t in tasks],
-        kinds=[t.kind for t in tasks],
-        metrics=[t.metric for t in tasks],
-        n_classes=[max(2, len(t.classes)) for t in tasks],
-        stds=[t.std for t in tasks],
-        mask=rows.mask.numpy(),
-        task=None if rows.task is None else rows.task.numpy(),
-    )

@@ -53,11 +53,11 @@ class Recordings:
         if calls + more >= RECORD_FROM:
             if len(self._made) >= _MOST:  # the oldest goes
                 del self._made[next(iter(self._made))]
-            self._made[key] = _recording(function, inputs, found)
+            self._made[key] = record(function, inputs, found)
         return found
 
 
-def _recording(
+def record(
     function: Function, inputs: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> Function | None:
     """A recording that gives `expected` for `inputs`, bit for bit; None if there is none."""

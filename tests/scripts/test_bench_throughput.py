@@ -14,7 +14,7 @@ import torch
 from autometa.metrics import evaluate
 from autometa.space import Space
 from autometa.tasks import load_suite
-from autometa.training.population import task_specs
+from autometa.training.scoring import task_specs
 from scripts import bench_throughput as script
 
 

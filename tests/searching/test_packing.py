@@ -8,9 +8,14 @@ from autometa.searching.packing import MAX_BUNDLE, ask_ahead, fullest
 
 
 def pick(
-    groups: dict[str, list[int]], workers: int = 1, running: int = 0, **progress: int
+    groups: dict[str, list[int]],
+    workers: int = 1,
+    running: int = 0,
+    most: int = MAX_BUNDLE,
+    **progress: int,
 ) -> list[int]:
-    return fullest(groups, {key: progress.get(key, 0) for key in groups}, workers, running)
+    epochs = {key: progress.get(key, 0) for key in groups}
+    return fullest(groups, epochs, workers, running, dict.fromkeys(groups, most))
 
 
 def test_largest_group_first_then_furthest_on_then_oldest() -> None:
@@ -21,6 +26,17 @@ def test_largest_group_first_then_furthest_on_then_oldest() -> None:
 
 def test_a_unit_holds_no_more_than_fits() -> None:
     assert pick({"a": list(range(100))}) == list(range(MAX_BUNDLE))
+
+
+def test_a_unit_holds_no_more_than_a_worker_has_memory_for() -> None:
+    left, sizes = list(range(14)), []
+    while left:
+        sizes.append(len(pick({"a": left}, most=4)))
+        left = left[sizes[-1] :]
+    assert sizes == [4, 4, 4, 2]
+    assert pick({"a": list(range(5))}, most=4) == [0, 1, 2]  # none is left alone
+    assert pick({"a": list(range(3))}, most=2) == [0, 1]  # but where two are all that fit
+    assert pick({"a": list(range(3))}, most=1) == [0]
 
 
 def test_several_workers_share_what_is_left() -> None:

@@ -22,6 +22,9 @@ time is that of the quickest search.
 
     OMP_NUM_THREADS=1 python scripts/bench_throughput.py --n-trials 128 --repeats 3
 
+`--device cuda` runs the same on a GPU, of which every worker, the peer's too, has an equal share;
+without a GPU it is skipped.
+
 The last line of stdout is one JSON object: `ratio_default` and `ratio_reused`, medians over the
 repeats of autometa's trials a minute over each peer's, `score_difference`, the median of its best
 score less that of the better peer after equal wall time, and the `rows`.
@@ -83,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.one:
         print(json.dumps(search(args)))
         return
+    if args.device == "cuda" and not has_cuda():
+        print("Skipped: torch finds no CUDA device here.")
+        print(json.dumps({"skipped": "no CUDA device", "rows": []}))
+        return
     print("| seed | search | trials/min | seconds | start-up | best | at equal time | CPU s | MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
@@ -95,6 +102,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(line(row), flush=True)
     facts = {key: getattr(args, key) for key in ("n_trials", "epochs", "workers", "device")}
     print(json.dumps({**facts, "torch": version("torch"), **summary(rows), "rows": rows}))
+
+
+def has_cuda() -> bool:
+    """Asked in a process of its own: one that has looked for a GPU keeps some of its memory."""
+    look = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", look], capture_output=True).returncode == 0
 
 
 # --- autometa -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     from ray.tune import Trainable
     from ray.tune.search import Searcher
 
-from autometa.errors import InfrastructureError, UserError
+from autometa.errors import InfrastructureError
 from autometa.searching.executors import FINISHED, Source
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
@@ -72,7 +72,6 @@ class RayExecutor:
 
     Raises:
         InfrastructureError: the cluster cannot be reached.
-        UserError: it has no room for a single worker.
     """
 
     def __init__(
@@ -104,18 +103,9 @@ class RayExecutor:
             raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would abort the driver
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        rooms = [room(node, self._needs) for node in nodes]
-        if not any(rooms):
-            self.close()
-            raise UserError(
-                "Parameters `cpus_per_worker` and `gpus_per_worker` should leave room for a worker "
-                f"on one machine. Found `cpus_per_worker = {cpus_per_worker}` and "
-                f"`gpus_per_worker = {gpus_per_worker:g}`, and machines with "
-                f"{_have(nodes, 'CPU')} cores and {_have(nodes, 'GPU')} GPUs."
-            )
-        self._workers = min(workers or sum(rooms), sum(rooms))
-        beside = min(self._workers, max(rooms))
+        rooms = [room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"]]
+        self._workers = workers or max(1, sum(rooms))
+        beside = min(self._workers, max([1, *rooms]))  # workers on one machine
         share = min(1.0, gpus_per_worker) if gpus_per_worker else 1.0 / beside
         self._own = {"threads": cpus_per_worker, "share": share}
 
@@ -161,10 +151,6 @@ class RayExecutor:
 def room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:
     """How many workers that need so much fit on a machine that has so much."""
     return min(int(has.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need)
-
-
-def _have(nodes: Sequence[Mapping[str, float]], name: str) -> str:
-    return " and ".join(f"{node.get(name, 0.0):g}" for node in nodes)
 
 
 class _UnitSearcher(Searcher):

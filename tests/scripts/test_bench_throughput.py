@@ -41,6 +41,20 @@ def test_quick_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["ratio_reused"] == pytest.approx(mine / rows["reused"]["trials_a_minute"])
 
 
+def test_without_a_gpu_its_benchmark_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.has_cuda() == torch.cuda.is_available()
+
+    def never(*args: Any) -> Any:
+        raise AssertionError("it was run")
+
+    monkeypatch.setattr(script, "run", never)
+    monkeypatch.setattr(script, "has_cuda", lambda: False)
+    script.main(["--device", "cuda"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["skipped"] == "no CUDA device"
+
+
 def row(search: str, seconds: float, curve: list[tuple[float, float]], seed: int = 0) -> Any:
     return {
         "search": search,

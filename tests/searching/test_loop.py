@@ -23,6 +23,7 @@ from autometa.searching.units import UnitResult, WorkUnit, run_unit
 from autometa.space import Space
 from autometa.study import open_study, read_study, trial_rows
 from autometa.tracking import NullTracker
+from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
 
 Rows = list[tuple[Any, ...]]
@@ -264,6 +265,28 @@ def test_units_are_counted_over_all_drivers(home: Path) -> None:
     assert units["units"] == len(seen) > 2
     assert units["runs"] == sum(seen)
     assert units["seconds"] == pytest.approx(2.0 * len(seen))
+
+
+def test_a_shape_is_measured_once_and_its_units_fit_into_memory(home: Path) -> None:
+    seen: dict[str, list[WorkUnit]] = {}
+
+    def short_of_memory(loop: SearchLoop) -> None:
+        here: set[str] = set()
+        while isinstance(unit := loop.next_unit(), WorkUnit):
+            shape = TrialConfig.from_flat(unit.configs[0]).shape_key()
+            seen.setdefault(shape, []).append(unit)
+            assert len(unit.names) <= 2 or shape not in here
+            here.add(shape)
+            loop.complete(unit, dataclasses.replace(run_unit(unit), most=2))
+
+    drive(home, n_trials=16, run=short_of_memory)
+    drive(home, n_trials=24, run=short_of_memory, resume=True)
+    known = 0
+    for units in seen.values():
+        several = [unit for unit in units if len(unit.names) > 1]
+        assert all(unit.memory is not None for unit in several[1:])
+        known += len(several[1:])
+    assert known > len(seen)
 
 
 def test_the_last_trials_are_shared_by_the_workers(home: Path) -> None:

@@ -173,7 +173,7 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         chunk=chunk if probed else None,
         seconds=time.perf_counter() - started,
         probe_seconds=probe_seconds,
-        memory=None if memory is None or memory == unit.memory else tuple(memory),
+        memory=None if memory == unit.memory else memory,
         most=None if memory is None else fits,
         curves=tuple(map(tuple, steps)) if unit.measure == "curves" else (),
     )

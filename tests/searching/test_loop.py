@@ -286,7 +286,7 @@ def test_a_shape_is_measured_once_and_its_units_fit_into_memory(home: Path) -> N
         several = [unit for unit in units if len(unit.names) > 1]
         assert all(unit.memory is not None for unit in several[1:])
         known += len(several[1:])
-    assert known > len(seen)
+    assert known >= 3
 
 
 def test_the_last_trials_are_shared_by_the_workers(home: Path) -> None:

@@ -38,6 +38,7 @@ def profiled_peak(work: Callable[[], object]) -> int:
     return peak
 
 
+@pytest.mark.timeout(300)  # recording imports much of torch
 @pytest.mark.parametrize(
     ("kind", "values"),
     [

@@ -169,7 +169,7 @@ class Watch(tune.Callback):
 def search(args: argparse.Namespace) -> dict[str, Any]:
     """The search, and when it did what."""
     began = time.time()
-    ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=args.workers, include_dashboard=False, log_to_driver=False)
     watch = Watch()
     trainable = TrainDigits if args.reuse_actors else train_digits
     gpus = 1 / args.workers if args.device == "cuda" else 0

@@ -24,6 +24,7 @@ COMMANDS = [
     "train",
     "adapt",
     "predict",
+    "prior",
     "trials",
     "best",
     "ui",

@@ -244,9 +244,9 @@ def test_a_stopped_search_says_how_to_go_on(
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        printed, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, (printed, errors)
     assert errors.splitlines()[-1].strip() == f"autometa {' '.join(words)} --resume"
     assert json.loads(run("trials", "long", "--json").stdout)

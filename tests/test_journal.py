@@ -263,6 +263,35 @@ def test_full_disk_is_an_error_that_can_be_tried_again(tmp_path: Path) -> None:
         assert [t.value for t in storage.get_all_trials(study)] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_ctrl_c_in_a_commit_leaves_it_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    path = tmp_path / "s.journal"
+    sync = os.fsync
+
+    def stop(fd: int) -> None:
+        if written:
+            sync(fd)
+        raise KeyboardInterrupt
+
+    with opened(path) as (backend, storage):
+        study = study_id(storage)
+        add_trial(storage, study)
+        backend.commit()
+        before = path.read_bytes()
+        add_trial(storage, study)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", stop)
+            with pytest.raises(KeyboardInterrupt):
+                backend.commit()
+        assert path.read_bytes() == before
+        add_trial(storage, study)
+        backend.commit()
+    with opened(path) as (_, storage):
+        assert [t.value for t in storage.get_all_trials(study)] == [0, 1, 2]
+
+
 def test_another_writer_is_noticed_before_it_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "s.journal"
     with opened(path) as (backend, storage):

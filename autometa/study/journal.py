@@ -86,7 +86,7 @@ class GroupedJournalBackend(BaseJournalBackend):
         return len(self._lines)
 
     def commit(self) -> None:
-        """Write all kept records and sync once; on an error the file is as it was before.
+        """Write all kept records and sync once; on an error or Ctrl-C the file is as it was before.
 
         Raises:
             InfrastructureError: the disk is full or failed (the records are kept: free space and
@@ -96,17 +96,22 @@ class GroupedJournalBackend(BaseJournalBackend):
             if not self._lines:
                 return
             data = ("\n".join(self._lines) + "\n").encode()
+            size, committed = self._size + len(data), self._committed + len(self._lines)
             try:
                 self._refuse_foreign_change()
+            except OSError as exc:
+                _cannot("written", self.path, exc)
+            try:
                 _write_all(self._fd, data)
                 os.fsync(self._fd)
-            except OSError as exc:
+            except BaseException as exc:  # Ctrl-C too: else the next commit finds what it wrote
                 with suppress(OSError):
                     os.ftruncate(self._fd, self._size)
-                _cannot("written", self.path, exc)
-            self._size += len(data)
-            self._committed += len(self._lines)
-            self._lines, self._fresh = [], []
+                if isinstance(exc, OSError):
+                    _cannot("written", self.path, exc)
+                raise
+            # nothing is called here, so that no signal can come in between
+            self._size, self._committed, self._lines, self._fresh = size, committed, [], []
 
     def close(self) -> None:
         """Give back file and lock. Records that were not committed are dropped."""

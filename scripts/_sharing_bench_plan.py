@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from optuna.distributions import distribution_to_json
 
 from autometa.api.grouping import nested_groups
+from autometa.networks import Problem
+from autometa.priors.sharing_bench import bench_space
 from autometa.space import Arm, Space
-from autometa.space.parameters import Fixed
 from autometa.tasks import TaskSuite
 from autometa.trial import REGISTRIES, OptimizerConfig, TrialConfig
 
 SPACE = "sharing"
-WIDTH = 32
-"""The one width: the only one of the space that is at most 64. Trials say nothing about it."""
 QUOTA = {
     "independent": 4, "hard": 8, "tree": 5, "mtan": 4, "cross_stitch": 4, "deep_relation": 3,
     "soft": 2, "sluice": 2,
@@ -64,24 +62,14 @@ class Cell:
     configs: tuple[dict[str, Any], ...]
 
 
-def bound_space(suite: TaskSuite) -> tuple[Space, tuple[str, ...]]:
-    """The default space of width 32 for a suite, with the groups of tasks that its trees have."""
-    space = Space.load(SPACE)
-    width = space.key("backbone.width", "sharing")
-    if WIDTH not in getattr(space.entries()[width], "choices", ()):
-        raise ValueError(f"The default space should offer a width of {WIDTH}.")
-    narrow = space.without({width: Fixed(value=WIDTH)})
-    bound = narrow.bind(suite)
-    if not bound.cuts:
-        return bound, ()
-    cuts = nested_groups(suite, 0, torch.device("cpu"))
-    return narrow.bind(suite, cuts), cuts
-
-
-def distributions(space: Space) -> dict[str, str]:
-    """Optuna's distribution of every parameter of either arm, as JSON."""
-    both = {**space.distributions("sharing"), **space.distributions("independent")}
-    return {name: distribution_to_json(distribution) for name, distribution in both.items()}
+def suite_space(suite: TaskSuite) -> tuple[Space, tuple[str, ...]]:
+    """The space of a suite's configurations, and the groups of tasks that its trees are made of."""
+    problem, text = Problem.of(suite), Space.load(SPACE).text
+    space = bench_space(text, problem)
+    if not space.cuts:
+        return space, ()
+    groups = nested_groups(suite, 0, torch.device("cpu"))
+    return bench_space(text, problem, groups), groups
 
 
 def plan_cells(

@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _sharing_bench_pack import TABLE, pack
-from _sharing_bench_plan import QUOTA, bound_space, distributions, plan_cells
+from _sharing_bench_plan import QUOTA, plan_cells, suite_space
 from _sharing_bench_suites import SUITES
 
 from autometa.metrics import evaluate
@@ -164,9 +164,8 @@ def plan_of(out: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
 def make_plan(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     entry = SUITES[name]
     suite = entry.load()
-    counts = suite.counts
     stripped = suite.without_test()
-    space, groups = bound_space(stripped)
+    space, groups = suite_space(stripped)
     cells = plan_cells(space, name, settings["draws"], settings["quota"])
     trainer = Trainer(stripped, 1, torch.device("cpu"))
     steps = TrainingRows(stripped.rows("train"), trainer.problem, torch.device("cpu")).steps(
@@ -178,16 +177,14 @@ def make_plan(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         "family": entry.family,
         "what": entry.what,
         **entry.origin(),
-        "layout": suite.layout,
-        "input": suite.input_kind,
-        "features": list(suite.feature_shape),
-        "rows": counts,
+        "problem": trainer.problem.model_dump(mode="json"),
+        "rows": suite.counts,
         "tasks": [{"name": t.name, "kind": t.kind, "metric": t.metric} for t in suite.tasks],
         "fingerprint": suite.fingerprint,
         "steps_per_epoch": steps,
         "epochs": [first * RUNGS[0] // part for part in RUNGS],
         "groups": list(groups),
-        "distributions": distributions(space),
+        "space": space.text,
         "settings": settings,
         "cells": [
             {"arm": c.arm, "kind": c.kind, "params": list(c.params), "configs": list(c.configs)}

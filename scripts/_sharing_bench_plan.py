@@ -43,6 +43,7 @@ CORE: tuple[dict[str, Any], ...] = (
     {"sharing.kind": "soft", "balancing.kind": "equal"},
 )  # fmt: skip
 """Structures that every suite has, in this order; half of their draws are the same everywhere."""
+_CORE = "core"
 _TRIES = 20
 _DIGITS = 5
 
@@ -54,12 +55,14 @@ class Cell:
     Attributes:
         params: for each draw what a search would have been asked for, by Optuna's names.
         configs: for each draw the trial's configuration, dotted names to values.
+        core: how many draws, the first ones, are the same in every suite.
     """
 
     arm: Arm
     kind: str
     params: tuple[dict[str, Any], ...]
     configs: tuple[dict[str, Any], ...]
+    core: int = 0
 
 
 def suite_space(suite: TaskSuite) -> tuple[Space, tuple[str, ...]]:
@@ -87,7 +90,7 @@ def plan_cells(
             kinds.remove(structure["sharing.kind"])
             common = draws // 2
             found.append(
-                _cell(space, structure, [("core", number, common), (suite, number, draws - common)])
+                _cell(space, structure, [(_CORE, number, common), (suite, number, draws - common)])
             )
     seen = Counter(map(_shape, found))
     for kind in kinds:
@@ -186,7 +189,8 @@ def _cell(
             configs.append(config.flat())
     if len({TrialConfig.from_flat(c).shape_key() for c in configs}) > 1:
         raise ValueError(f"The draws of {dict(structure)} should have one shape key.")
-    return Cell(arm, structure["sharing.kind"], tuple(params), tuple(configs))
+    core = sum(n for owner, _, n in parts if owner == _CORE)
+    return Cell(arm, structure["sharing.kind"], tuple(params), tuple(configs), core)
 
 
 class _Hypercube:

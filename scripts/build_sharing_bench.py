@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +39,7 @@ from _sharing_bench_plan import QUOTA, plan_cells, suite_space
 from _sharing_bench_suites import SUITES
 
 from autometa.metrics import evaluate
+from autometa.networks import Problem
 from autometa.searching.costs import parameter_count
 from autometa.searching.settings import run_seed
 from autometa.tasks import Rows, TaskSuite
@@ -167,17 +169,16 @@ def make_plan(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     stripped = suite.without_test()
     space, groups = suite_space(stripped)
     cells = plan_cells(space, name, settings["draws"], settings["quota"])
-    trainer = Trainer(stripped, 1, torch.device("cpu"))
-    steps = TrainingRows(stripped.rows("train"), trainer.problem, torch.device("cpu")).steps(
-        OptimizerConfig()
-    )
+    problem = Problem.of(stripped)
+    rows = TrainingRows(stripped.rows("train"), problem, torch.device("cpu"))
+    steps = rows.steps(OptimizerConfig())
     first = max(1, round(settings["steps"] / (RUNGS[0] * steps)))  # epochs of the first rung
     return {
         "suite": name,
         "family": entry.family,
         "what": entry.what,
         **entry.origin(),
-        "problem": trainer.problem.model_dump(mode="json"),
+        "problem": problem.model_dump(mode="json"),
         "rows": suite.counts,
         "tasks": [{"name": t.name, "kind": t.kind, "metric": t.metric} for t in suite.tasks],
         "fingerprint": suite.fingerprint,
@@ -186,10 +187,7 @@ def make_plan(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         "groups": list(groups),
         "space": space.text,
         "settings": settings,
-        "cells": [
-            {"arm": c.arm, "kind": c.kind, "params": list(c.params), "configs": list(c.configs)}
-            for c in cells
-        ],
+        "cells": [asdict(cell) for cell in cells],
     }
 
 

@@ -12,12 +12,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from autometa.errors import DataError
 from autometa.priors import sharing_bench
-from autometa.priors.sharing_bench import BenchSuite, SharingBench
+from autometa.priors.sharing_bench import BenchSuite, Lookup, SharingBench
 from autometa.space import Space
 from autometa.trial import TrialConfig
 from tests.small import same_kind
@@ -183,6 +189,64 @@ def test_a_search_on_the_table_reports_rungs_and_is_pruned() -> None:
     )
     free.optimize(table.objective, 2)
     assert free.trials[0].value == pytest.approx(table.val[row, -1])
+
+
+class OnTable(BaseSampler):
+    """Moves what another sampler proposes to the nearest configuration that was not tried."""
+
+    def __init__(self, inner: BaseSampler, table: Lookup) -> None:
+        self.inner, self.table = inner, table
+        self.rows: list[int] = []
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+        space = self.inner.infer_relative_search_space(study, trial)
+        found = self.inner.sample_relative(study, trial, space)
+        proposal = _Proposal(found, lambda n, d: self.inner.sample_independent(study, trial, n, d))
+        self.table.suggest(proposal)
+        distance = self.table.distances(proposal.params)
+        distance[self.rows] = np.inf
+        self.rows.append(int(np.argmin(distance)))
+        return self.table.distributions(self.rows[-1])
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+        return self.table.params(self.rows[-1])
+
+    def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+        raise AssertionError(f"{name} is a parameter that the row has not")
+
+
+class _Proposal:
+    def __init__(self, given: dict[str, Any], ask: Any) -> None:
+        self.params: dict[str, Any] = {}
+        self._given, self._ask = given, ask
+
+    def suggest_float(self, name: str, low: float, high: float, **more: Any) -> float:
+        return float(self._suggest(name, FloatDistribution(low, high, **more)))
+
+    def suggest_int(self, name: str, low: int, high: int, **more: Any) -> int:
+        return int(self._suggest(name, IntDistribution(low, high, **more)))
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._suggest(name, CategoricalDistribution(choices))
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        value = self._given[name] if name in self._given else self._ask(name, distribution)
+        self.params[name] = value
+        return value
+
+
+@pytest.mark.parametrize("inner", [RandomSampler(seed=0), TPESampler(seed=0, n_startup_trials=1)])
+def test_a_search_that_sees_the_rows_it_is_moved_to(inner: BaseSampler) -> None:
+    table = made().lookup("a-1")
+    sampler = OnTable(inner, table)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(len(table)):
+        trial = study.ask()
+        table.suggest(trial)
+        assert trial.params == table.params(sampler.rows[-1])
+        study.tell(trial, float(-table.loss[sampler.rows[-1]]))
+    assert sorted(sampler.rows) == [0, 1, 2, 3]
+    assert study.best_value == pytest.approx(0.71)
 
 
 def test_errors_of_reading(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -92,21 +92,15 @@ def plan_cells(
             found.append(
                 _cell(space, structure, [(_CORE, number, common), (suite, number, draws - common)])
             )
-    seen = Counter(map(_shape, found))
+    seen = Counter(_shape(cell.configs[0]) for cell in found)
     for kind in kinds:
-        found.append(
-            min(_candidates(space, suite, len(found), kind, draws), key=lambda c: seen[_shape(c)])
-        )
-        seen[_shape(found[-1])] += 1
+        tries = (_generator(suite, len(found), attempt) for attempt in range(_TRIES))
+        structures = [_structure(space, kind, rng) for rng in tries]
+        # the first of those that the suite has least of: one that it has not, if there is any
+        chosen = min(structures, key=lambda structure: seen[_shape(structure.config)])
+        seen[_shape(chosen.config)] += 1
+        found.append(_cell(space, chosen.params, [(suite, len(found), draws)]))
     return found
-
-
-def _candidates(space: Space, suite: str, number: int, kind: str, draws: int) -> list[Cell]:
-    """Structures that are as likely as any other; the first that is rare in the suite is taken."""
-    structures = [
-        _structure(space, kind, _generator(suite, number, attempt)) for attempt in range(_TRIES)
-    ]
-    return [_cell(space, structure, [(suite, number, draws)]) for structure in structures]
 
 
 class Drawn:
@@ -168,11 +162,19 @@ def _per_run_names() -> set[str]:
 _PER_RUN = _per_run_names()
 
 
-def _structure(space: Space, kind: str, rng: np.random.Generator) -> dict[str, Any]:
-    """A structure of this kind of sharing, every choice as likely as any other."""
+class _Structure(NamedTuple):
+    """What all draws of a cell have, and the configuration of one of them."""
+
+    params: dict[str, Any]
+    config: dict[str, Any]
+
+
+def _structure(space: Space, kind: str, rng: np.random.Generator) -> _Structure:
+    """One of this kind of sharing, every choice as likely as any other."""
     drawn = Drawn({"sharing.kind": kind}, lambda name: rng.random())
-    space.suggest(drawn, _arm(kind))
-    return {"sharing.kind": kind} | {n: v for n, v in drawn.params.items() if not is_per_run(n)}
+    config = TrialConfig.from_flat(space.suggest(drawn, _arm(kind)))
+    fixed = {n: v for n, v in drawn.params.items() if not is_per_run(n)}
+    return _Structure({"sharing.kind": kind} | fixed, config.flat())
 
 
 def _cell(
@@ -213,7 +215,7 @@ def _arm(kind: str) -> Arm:
     return "independent" if kind == "independent" else "sharing"
 
 
-def _shape(cell: Cell) -> tuple[Any, ...]:
+def _shape(values: Mapping[str, Any]) -> tuple[str, str]:
     """What tells structures apart; `concat` and `additive` have one shape key."""
-    config = TrialConfig.from_flat(cell.configs[0])
+    config = TrialConfig.from_flat(values)
     return config.shape_key(), config.conditioning.kind

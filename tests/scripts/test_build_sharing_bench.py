@@ -84,7 +84,9 @@ def test_a_suite_has_every_kind_and_256_configurations() -> None:
     # both structures of the independent arm, and no structure twice where there are enough
     weights = Counter(c.configs[0]["balancing.kind"] for c in found if c.kind == "independent")
     assert weights == {"equal": 2, "uncertainty": 2}
-    shapes = [plans._shape(cell) for cell in found if cell.kind in ("hard", "tree", "mtan")]
+    shapes = [
+        plans._shape(cell.configs[0]) for cell in found if cell.kind in ("hard", "tree", "mtan")
+    ]
     assert len(set(shapes)) == len(shapes)
 
 

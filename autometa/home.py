@@ -38,7 +38,12 @@ class Home:
 
     @property
     def priors(self) -> Path:
+        """Named priors, and the records of finished searches in a folder of their own."""
         return self.root / "priors"
+
+    def record(self, study: str, study_id: str) -> Path:
+        """What a finished search leaves for the next; two studies of one name have one each."""
+        return self.priors / "records" / f"{study}-{study_id[:8]}.prior"
 
     @property
     def models(self) -> Path:

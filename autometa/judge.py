@@ -27,7 +27,8 @@ from autometa.searching.progress import Progress
 from autometa.searching.settings import SearchSettings
 from autometa.study import is_advised, is_eligible
 from autometa.tasks import Rows, TaskSuite
-from autometa.training.population import Trainer, task_specs
+from autometa.training.population import Trainer
+from autometa.training.scoring import task_specs
 from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 

@@ -49,7 +49,8 @@ import torch
 from autometa.intervals import Interval, mean_interval
 from autometa.metrics import delta_m, evaluate
 from autometa.tasks import load_suite
-from autometa.training.population import Trainer, task_specs
+from autometa.training.population import Trainer
+from autometa.training.scoring import task_specs
 from autometa.training.state import Layout, PopulationState, Run
 from autometa.trial import TrialConfig, build
 

@@ -62,7 +62,8 @@ from autometa.searching.progress import Progress
 from autometa.searching.settings import RERUN_SEEDS, run_seed
 from autometa.study import read_study
 from autometa.tasks import Rows, TaskSuite, load_suite
-from autometa.training.population import Trainer, task_specs
+from autometa.training.population import Trainer
+from autometa.training.scoring import task_specs
 from autometa.training.state import Run
 from autometa.trial import TrialConfig
 

@@ -86,6 +86,10 @@ def test_version() -> None:
         (["search", "x", "--max-epochs", "0"], "`--max-epochs` should be at least 1"),
         (["search", "x", "--timeout", "nan"], "`--timeout` should be at least 0. Found `nan`."),
         (["search", "x", "--workers", "-1"], "`--workers` should be at least 0. Found `-1`."),
+        (
+            ["search", "x", "--cpus-per-worker", "0"],
+            "`--cpus-per-worker` should be at least 1. Found `0`.",
+        ),
         (["search", "x", "--independent-share", "1.5"], "between 0 and 1. Found `1.5`."),
         (["search", "x", "--n-trials", "two"], "Found `two`."),
         (["search", "x", "--n-trails", "2"], "--n-trials"),

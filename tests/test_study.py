@@ -298,6 +298,25 @@ def test_waiting_trials_go_to_their_arm(home: Home) -> None:
         ]  # fmt: skip
 
 
+def test_trials_enqueued_later_are_found_and_known_ones_not_looked_at_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going through all trials for every new one would cost more and more."""
+    with opened(home) as handle:
+        make = partial(make_sampler, "random", 0)
+        first = [handle.ask("sharing", make).number for _ in range(3)]
+        handle.study.enqueue_trial({"optimizer.lr": 2e-3})
+
+        def all_trials(*args: Any, **options: Any) -> None:
+            raise AssertionError("went through all trials")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(handle.study._storage, "get_all_trials", all_trials)
+            found = [handle.ask("sharing", make).number for _ in range(3)]
+        assert (first, found) == ([0, 1, 2], [3, 4, 5])
+        assert handle.trials()[3].system_attrs["fixed_params"] == {"optimizer.lr": 2e-3}
+
+
 class Spy(RandomSampler):
     """Notes which trials the study shows it."""
 

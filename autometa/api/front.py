@@ -29,6 +29,7 @@ from autometa.api.prepare import (
     stored_judgement,
     study_attrs,
 )
+from autometa.api.priors import leave_record
 from autometa.api.results import (
     SearchResult,
     TrainResult,
@@ -66,6 +67,7 @@ def search(
     max_epochs: int = 27,
     workers: int | None = None,
     ray_address: str | None = None,
+    cpus_per_worker: int = 1,
     gpus_per_worker: float = 0.0,
     independent_share: float = 0.5,
     no_task_worse_than: float | None = None,
@@ -101,8 +103,11 @@ def search(
         n_trials: trials in all, those of an earlier run of this study included.
         timeout: seconds after which no trial and no diagnosis is started; the judgement is.
         max_epochs: epochs of a trial that is never stopped early.
-        workers: worker processes on Ray; 0 runs everything in this process; one a core if None.
+        workers: worker processes on Ray; 0 runs everything in this process; as many as there are
+            cores for if None.
         ray_address: a running Ray cluster; its own local one if None.
+        cpus_per_worker: cores, and as many threads, that each worker takes: for models so large
+            that a unit holds one run.
         gpus_per_worker: share of a GPU that each worker takes.
         independent_share: share of the trials that tune independent networks.
         no_task_worse_than: DELTA in units of the score: independent networks are tuned first, and
@@ -142,7 +147,7 @@ def search(
         no_task_worse_than,
         cost,
     )
-    check_settings(settings, workers, gpus_per_worker)
+    check_settings(settings, workers, cpus_per_worker, gpus_per_worker, local=ray_address is None)
     check_objectives(settings)
     episodes = asked_episodes(
         episodic,
@@ -192,7 +197,7 @@ def search(
                 notify(Progress("search", 0, n_trials, message=f"Left out: {message}"))
             folder = place.checkpoints(name)
             loaded.without_test().save(folder / "suite")
-            executor = _executor(workers, ray_address, gpus_per_worker)
+            executor = _executor(workers, ray_address, cpus_per_worker, gpus_per_worker)
             stack.callback(executor.close)
             log_start(tracker, loaded, bound, settings)
             loop = SearchLoop(
@@ -243,6 +248,7 @@ def search(
             handle.set_attr("judgement", kept)
             handle.commit()
             log_end(tracker, test, model, stored_diagnosis(handle))
+            leave_record(place, handle, loaded, notify)
             shutil.rmtree(folder, ignore_errors=True)
         result = search_result(
             handle,
@@ -364,13 +370,14 @@ def _load(
     return loaded if episodes is None else episodes.of_suite(loaded)
 
 
-def _executor(workers: int | None, ray_address: str | None, gpus: float) -> Executor:
+def _executor(workers: int | None, ray_address: str | None, cpus: int, gpus: float) -> Executor:
     if workers == 0:
-        return InlineExecutor()
+        return InlineExecutor(cpus)
     from autometa.searching.ray_executor import RayExecutor  # Ray takes seconds to import
 
-    count = workers or (None if ray_address else os.cpu_count() or 1)
-    return RayExecutor(count, ray_address, gpus)
+    here = max(1, (os.cpu_count() or 1) // cpus)
+    count = workers or (None if ray_address else here)
+    return RayExecutor(count, ray_address, gpus, cpus_per_worker=cpus)
 
 
 def _new_folder(models: Path, stem: str) -> Path:

@@ -10,24 +10,15 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from autometa.errors import ConfigError, UserError
-from autometa.networks import Problem
+from autometa.errors import UserError
 from autometa.sharing.tree import canonical
 from autometa.space import MAX_CLUSTERS
 from autometa.tasks import TaskSuite
-from autometa.training.affinity import task_affinity
-from autometa.trial import TrialConfig, check
+from autometa.training.affinity import shared_trunk, task_affinity
+from autometa.trial import TrialConfig
 
 #: length of the training that is watched
 EPOCHS = 9
-
-_NETWORK = {"backbone.width": 64, "sharing.kind": "hard"}
-#: one output layer and a bias for each task
-_ONE_HEAD = {
-    "head": "single_head",
-    "conditioning.kind": "additive",
-    "conditioning.at": "head",
-}
 
 
 def nested_groups(suite: TaskSuite, seed: int, device: torch.device) -> tuple[str, ...]:
@@ -43,7 +34,7 @@ def nested_groups(suite: TaskSuite, seed: int, device: torch.device) -> tuple[st
     measure = partial(
         task_affinity, suite, epochs=EPOCHS, seed=seed, lookahead=False, device=device
     )
-    config = _config(suite)
+    config = shared_trunk(suite)
     try:
         found = measure(config)
     except UserError:  # it diverged, and this rate is not the user's
@@ -72,19 +63,3 @@ def cut(distance: Float[np.ndarray, "task task"], most: int) -> tuple[str, ...]:
         if n_tasks - step - 1 <= most:
             cuts.append(canonical(group))
     return tuple(reversed(cuts))
-
-
-def _config(suite: TaskSuite) -> TrialConfig:
-    problem = Problem.of(suite)
-    network = dict(_NETWORK)
-    if suite.is_image:
-        network |= {"backbone.kind": "conv", "backbone.width": 16}
-    if problem.layout == "grouped":
-        config = TrialConfig.from_flat({**network, **_ONE_HEAD})
-        try:
-            check(config, problem)
-        except ConfigError:
-            pass
-        else:
-            return config
-    return TrialConfig.from_flat(network)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from autometa.api.grouping import nested_groups
 from autometa.errors import StudyError, UserError
@@ -26,8 +29,14 @@ _FIXED = ("max_epochs", "seed", "pruner", "independent_share", "no_task_worse_th
 GROUPS = "task_groups"
 
 
-def check_settings(settings: SearchSettings, workers: int | None, gpus: float) -> None:
+def check_settings(
+    settings: SearchSettings, workers: int | None, cpus: int, gpus: float, *, local: bool
+) -> None:
     """Refuse settings that no search can have.
+
+    Args:
+        cpus, gpus: of a worker.
+        local: workers run on this machine, so that it has to have as many.
 
     Raises:
         UserError: one sentence that names the setting.
@@ -49,11 +58,22 @@ def check_settings(settings: SearchSettings, workers: int | None, gpus: float) -
             "between 0 and 1",
         ),
         ("workers", workers, workers is None or workers >= 0, "at least 0"),
+        ("cpus_per_worker", cpus, cpus >= 1, "at least 1"),
         ("gpus_per_worker", gpus, gpus >= 0, "at least 0"),
     ]
     for name, value, fine, should in limits:
         if not fine:
             raise UserError(f"Parameter `{name}` should be {should}. Found `{name} = {value}`.")
+    if local:
+        for name, asked, has, what in (
+            ("cpus_per_worker", cpus, os.cpu_count() or 1, "cores"),
+            ("gpus_per_worker", gpus, torch.cuda.device_count(), "GPUs"),
+        ):
+            if asked > has:
+                raise UserError(
+                    f"Parameter `{name}` should be at most {has}, the {what} of this machine. "
+                    f"Found `{name} = {asked:g}`."
+                )
     make_sampler(settings.sampler, settings.seed, 0)
     check_pruner(settings.pruner)
     find_device(settings.device)

@@ -18,6 +18,7 @@ from autometa.cli.diagnosis import diagnose
 from autometa.cli.group import Cli
 from autometa.cli.inspection import doctor, suites, ui
 from autometa.cli.models import adapt, predict, train
+from autometa.cli.prior import build, export, import_, list_priors, show
 from autometa.cli.search import search
 from autometa.cli.studies import best, delete, trials
 
@@ -43,11 +44,33 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     delete: "autometa delete sales --yes",
     doctor: "autometa doctor",
 }
-for _command, _example in _EXAMPLES.items():
+_PRIOR_EXAMPLES: dict[Callable[..., None], str] = {
+    list_priors: "autometa prior list",
+    show: "autometa prior show sales-1-0f3a9c51",
+    build: "autometa prior build ours",
+    export: "autometa prior export ours.prior --name ours",
+    import_: "autometa prior import theirs.prior --name theirs",
+}
+
+
+def _add(group: typer.Typer, command: Callable[..., None], example: str, name: str | None) -> None:
     # One line a paragraph: the terminal's width decides where lines break.
-    _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
-    _help = "\n\n".join(" ".join(text.split()) for text in _paragraphs)
-    app.command(help=_help, epilog=f"Example: [bold]{_example}[/bold]")(_command)
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(part.split()) for part in paragraphs)
+    group.command(name=name, help=text, epilog=f"Example: [bold]{example}[/bold]")(command)
+
+
+for _command, _example in _EXAMPLES.items():
+    _add(app, _command, _example, None)
+_prior = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+for _command, _example in _PRIOR_EXAMPLES.items():
+    _add(_prior, _command, _example, _example.split()[2])
+app.add_typer(
+    _prior,
+    name="prior",
+    help="What earlier searches teach the next: list, show, build, export, import.",
+    epilog="Example: [bold]autometa prior list[/bold]",
+)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ def study_paths(home: Home, study: str) -> list[Path]:
         home.checkpoints(study),
         home.models / study,
         home.outbox / f"{study}.jsonl",
+        *(home.priors / "records").glob(f"{study}-{'[0-9a-f]' * 8}.prior"),
         # MLflow keeps a folder a run, deleted or not; the run that has this study's model is it.
         *(model.parents[1] for model in home.artifacts.glob(f"*/artifacts/{study}")),
     ]

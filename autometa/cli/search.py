@@ -127,7 +127,7 @@ def search(
         int | None,
         typer.Option(
             callback=options.at_least(0),
-            help="Worker processes; 0 runs all in this process. Default: one a CPU core.",
+            help="Worker processes; 0 runs all in this process. Default: as many as cores allow.",
             rich_help_panel=_MACHINE,
         ),
     ] = None,
@@ -139,11 +139,21 @@ def search(
             rich_help_panel=_MACHINE,
         ),
     ] = None,
+    cpus_per_worker: Annotated[
+        int,
+        typer.Option(
+            callback=options.at_least(1),
+            help="CPU cores a worker gets, with a thread on each. One is best where several runs "
+            "are trained as one; more help models so large that each is trained alone.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = 1,
     gpus_per_worker: Annotated[
         float,
         typer.Option(
             callback=options.at_least(0),
-            help="GPUs a worker gets; 0.25 puts four workers on one.",
+            help="GPUs a worker gets; 0.25 puts four workers on one. Each plans its memory with "
+            "its share.",
             rich_help_panel=_MACHINE,
         ),
     ] = 0.0,
@@ -187,6 +197,7 @@ def search(
                 max_epochs=max_epochs,
                 workers=workers,
                 ray_address=ray_address,
+                cpus_per_worker=cpus_per_worker,
                 gpus_per_worker=gpus_per_worker,
                 independent_share=independent_share,
                 no_task_worse_than=no_task_worse_than,

@@ -31,7 +31,8 @@ from autometa.searching.units import UnitResult, WorkUnit, curve_epochs
 from autometa.study import StudyHandle, is_advised
 from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
-from autometa.training.population import Trainer, task_specs
+from autometa.training.population import Trainer
+from autometa.training.scoring import task_specs
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 

@@ -30,7 +30,7 @@ from autometa.searching.finalists import Rerun
 from autometa.searching.settings import RERUN_SEEDS
 from autometa.study import is_eligible
 from autometa.tasks import TaskSuite
-from autometa.training.population import task_specs
+from autometa.training.scoring import task_specs
 
 Within = Literal["yes", "no", "unclear"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Generic, Literal, Protocol, TypeVar
 
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
@@ -14,8 +15,12 @@ T = TypeVar("T")
 class Source(Protocol):
     """Where units come from and results go to; called from one thread only."""
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
-        """A unit to run, None while there is nothing to do but wait, or `FINISHED`."""
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
+        """A unit to run, None while there is nothing to do but wait, or `FINISHED`.
+
+        Args:
+            workers: how many units run at a time.
+        """
 
     def complete(self, unit: WorkUnit, result: UnitResult) -> None:
         """Take the results of a unit."""
@@ -31,7 +36,14 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """One unit after another in this process (`--workers 0`)."""
+    """One unit after another in this process (`--workers 0`).
+
+    Args:
+        threads: of a unit.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
 
     def run(self, source: Source) -> bool:
         try:
@@ -39,7 +51,7 @@ class InlineExecutor:
                 unit = source.next_unit()
                 if unit == FINISHED or unit is None:  # nothing runs elsewhere to wait for
                     return True
-                source.complete(unit, run_unit(unit))
+                source.complete(unit, run_unit(replace(unit, threads=self._threads)))
         except KeyboardInterrupt:
             return False
 
@@ -69,7 +81,7 @@ class ScriptSource(Generic[T]):
         self._results: dict[int, UnitResult] = {}
         self.returned: T | None = None
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         while self._next == len(self._units):  # a script may yield no unit
             if len(self._results) < len(self._units):
                 return None
@@ -100,9 +112,9 @@ class Chain:
     def __init__(self, *sources: Source) -> None:
         self._sources = list(sources)
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         while True:
-            unit = self._sources[0].next_unit()
+            unit = self._sources[0].next_unit(workers)
             if unit != FINISHED or len(self._sources) == 1:
                 return unit
             self._sources.pop(0)

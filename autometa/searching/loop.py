@@ -20,6 +20,7 @@ from autometa.errors import InfrastructureError
 from autometa.searching.bound import Reference, choose_reference
 from autometa.searching.executors import FINISHED, Script, ScriptSource
 from autometa.searching.finalists import Runs, best_of
+from autometa.searching.packing import Shapes, ask_ahead, fullest
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.settings import (
@@ -49,10 +50,8 @@ _TRACKED: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL"]] = {
     TrialState.PRUNED: "PRUNED",
     TrialState.FAIL: "FAIL",
 }
-#: trials asked for at once; they are suggested before any of them has run
-ASK_AHEAD = 16
-#: runs of one unit at most
-MAX_BUNDLE = 64
+#: attribute of a study: its units in number, their runs, their seconds, and those of the probes
+UNITS, COUNTED = "units", ("units", "runs", "seconds", "probe_seconds")
 
 
 @dataclass
@@ -104,7 +103,9 @@ class SearchLoop:
         self._running: dict[int, _Live] = {}
         self._at_rung: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
         self._broken: dict[int, set[int]] = defaultdict(set)
-        self._chunks: dict[str, int] = dict(handle.study.user_attrs.get("chunks", {}))
+        self._shapes = Shapes(handle)
+        counted = handle.study.user_attrs.get(UNITS, {})
+        self._units: list[float] = [counted.get(key, 0) for key in COUNTED]
         self._states: dict[str, int] = {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
         kept = handle.study.user_attrs.get("reference")
         self.reference = None if kept is None else Reference(**kept)
@@ -114,7 +115,7 @@ class SearchLoop:
         self._done_before = 0
         self._restore()
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         """The next unit; new trials are suggested when no suggested one is left to start."""
         if self.is_late():
             return None if self._running else FINISHED
@@ -122,7 +123,7 @@ class SearchLoop:
             self._ask()
         if not self._waiting:
             return None if self._running else FINISHED
-        numbers = self._largest_group()
+        numbers = self._largest_group(workers)
         lives = {number: self._waiting.pop(number) for number in numbers}
         self._running.update(lives)
         return self._unit(lives)
@@ -131,9 +132,10 @@ class SearchLoop:
         """Report, decide, tell and commit; then tidy up what was told."""
         numbers = [int(name) for name in unit.names]
         lives = {number: self._running.pop(number) for number in numbers}
-        if result.chunk is not None:
-            self._chunks[lives[numbers[0]].shape] = result.chunk
-            self._handle.set_attr("chunks", self._chunks)
+        self._shapes.learn(lives[numbers[0]].shape, result)
+        more = (1, len(numbers), result.seconds, result.probe_seconds)
+        self._units = [round(sum(pair), 4) for pair in zip(self._units, more, strict=True)]
+        self._handle.set_attr(UNITS, dict(zip(COUNTED, self._units, strict=True)))
         reported: list[int] = []
         for number, found in zip(numbers, result.results, strict=True):
             if found.reason is None and found.value is not None:
@@ -142,8 +144,9 @@ class SearchLoop:
             else:
                 reason = found.reason or "The run has no score."
                 self._tell(number, lives[number], TrialState.FAIL, None, reason)
+        kept: dict[tuple[Arm, int, int], frozenset[int]] = {}
         for number in reported:  # once the whole unit is in
-            self._promote(number, lives[number])
+            self._promote(number, lives[number], kept)
         self._handle.commit()
         for name in unit.names:  # what the unit started from, and what a told trial left
             checkpoint_path(self._checkpoints, name, unit.from_epoch).unlink(missing_ok=True)
@@ -187,12 +190,18 @@ class SearchLoop:
         self._handle.set_attr("reference", self.reference.to_json())
         self._handle.commit()
 
-    def _promote(self, number: int, live: _Live) -> None:
-        """Decide what becomes of a trial at its rung."""
+    def _promote(
+        self, number: int, live: _Live, kept: dict[tuple[Arm, int, int], frozenset[int]]
+    ) -> None:
+        """Decide what becomes of a trial; `kept` has who goes on from a rung, if decided before."""
         values = self._values(number, live)
         if live.epoch == self._settings.max_epochs:
             self._tell(number, live, TrialState.COMPLETE, values[number], None)
-        elif number in decide(self._settings.pruner, values, self._broken[live.epoch]):
+            return
+        rung = self._rung(number, live)
+        if rung not in kept:
+            kept[rung] = decide(self._settings.pruner, values, self._broken[live.epoch])
+        if number in kept[rung]:
             live.trial.set_user_attr("kept", live.epoch)
             self._waiting[number] = live
         else:
@@ -227,12 +236,12 @@ class SearchLoop:
             if live.epoch == trial.user_attrs.get("kept", 0):
                 self._waiting[trial.number] = live
             else:  # killed while it wrote a unit's results: the decision is missing
-                self._promote(trial.number, live)
+                self._promote(trial.number, live, {})
         self._handle.commit()
 
     def _ask(self) -> None:
         settings = self._settings
-        for _ in range(min(ASK_AHEAD, settings.n_trials - self._total)):
+        for _ in range(min(ask_ahead(settings.n_trials), settings.n_trials - self._total)):
             arm = self._next_arm()
             if arm is None:
                 break
@@ -277,14 +286,14 @@ class SearchLoop:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         return make_sampler(self._settings.sampler, self._settings.seed, number)
 
-    def _largest_group(self) -> list[int]:
-        """Waiting trials that can run as one: most first, then furthest on, then oldest."""
+    def _largest_group(self, workers: int) -> list[int]:
         groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
         for number in sorted(self._waiting):
             live = self._waiting[number]
             groups[live.shape, live.epoch, self._next_rung(number, live)].append(number)
-        best = max(groups, key=lambda key: (len(groups[key]), key[1], -groups[key][0]))
-        return groups[best][:MAX_BUNDLE]
+        epochs = {key: key[1] for key in groups}
+        most = {key: self._shapes.most(key[0]) for key in groups}
+        return fullest(groups, epochs, workers, len(self._running), most)
 
     def _unit(self, lives: dict[int, _Live]) -> WorkUnit:
         number, first = next(iter(lives.items()))
@@ -301,8 +310,8 @@ class SearchLoop:
             checkpoints=str(self._checkpoints),
             keep=to_epoch < self._settings.max_epochs,
             device=self._settings.device,
-            chunk=self._chunks.get(first.shape),
             cost=self._settings.cost,
+            **self._shapes.known(first.shape),
         )
 
     def _next_rung(self, number: int, live: _Live) -> int:
@@ -333,10 +342,14 @@ class SearchLoop:
         self._values(number, live)[number] = value
         self._tracker.trial_rung(number, found.epoch, {"value": value, **metrics})
 
-    def _values(self, number: int, live: _Live) -> dict[int, float]:
-        """Values at this trial's rung, of its arm and bracket."""
+    def _rung(self, number: int, live: _Live) -> tuple[Arm, int, int]:
+        """Arm, bracket and epoch: trials are compared where these are equal."""
         place = bracket(self._settings.pruner, number, self._settings.max_epochs)
-        return self._at_rung[live.arm, place, live.epoch]
+        return live.arm, place, live.epoch
+
+    def _values(self, number: int, live: _Live) -> dict[int, float]:
+        """Values at this trial's rung."""
+        return self._at_rung[self._rung(number, live)]
 
     def _tell(
         self, number: int, live: _Live, state: TrialState, value: float | None, reason: str | None

@@ -10,6 +10,8 @@ import signal
 import tempfile
 import threading
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -34,27 +36,59 @@ from autometa.searching.units import UnitResult, WorkUnit, run_unit
 _RETRIES = 3
 
 
+class UnitTrainable(Trainable):
+    """An actor that runs one unit a trial and is then reset to the next."""
+
+    work = staticmethod(run_unit)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._unit = config["unit"]
+
+    def step(self) -> dict[str, Any]:
+        result = self.work(WorkUnit.from_json(json.loads(self._unit)))
+        return {"done_units": 1, "done": True, "result": json.dumps(result.to_json())}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._unit = new_config["unit"]
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Units write their own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Units read their own checkpoints."""
+
+
 class RayExecutor:
     """Runs units on the workers of a local Ray, or of a cluster the user named.
 
     Args:
-        workers: number of units at a time; None takes every core of the cluster.
+        workers: number of units at a time; None takes as many as the cluster has room for.
         address: None starts a Ray of our own, never joining one that happens to run; otherwise
             the cluster's address.
-        gpus_per_worker: fraction of a GPU that a worker takes.
+        gpus_per_worker: GPUs that a worker takes, or a fraction of one.
+        cpus_per_worker: cores that a worker takes, each with a thread.
+        trainable: what runs a unit.
 
     Raises:
         InfrastructureError: the cluster cannot be reached.
     """
 
     def __init__(
-        self, workers: int | None, address: str | None = None, gpus_per_worker: float = 0.0
+        self,
+        workers: int | None,
+        address: str | None = None,
+        gpus_per_worker: float = 0.0,
+        trainable: type[UnitTrainable] = UnitTrainable,
+        cpus_per_worker: int = 1,
     ) -> None:
-        self._gpus = gpus_per_worker
-        self._folder = tempfile.mkdtemp(prefix="autometa-tune-")
+        self._needs = {"CPU": float(cpus_per_worker), "GPU": gpus_per_worker}
+        self._trainable = trainable
+        self.folder = tempfile.mkdtemp(prefix="autometa-tune-")
         options: dict[str, Any] = {"address": address}
         if address is None:
-            options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+            cpus = None if workers is None else workers * cpus_per_worker
+            options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
@@ -64,17 +98,22 @@ class RayExecutor:
                 **options,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would abort the driver
-        self._workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        rooms = [room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"]]
+        self._workers = workers or max(1, sum(rooms))
+        beside = min(self._workers, max([1, *rooms]))  # workers on one machine
+        share = min(1.0, gpus_per_worker) if gpus_per_worker else 1.0 / beside
+        self._own = {"threads": cpus_per_worker, "share": share}
 
     def run(self, source: Source) -> bool:
         """Run units until the source is finished; False if the user interrupted."""
-        searcher = _UnitSearcher(source, self._workers)
-        trainable = tune.with_resources(_UnitTrainable, {"cpu": 1, "gpu": self._gpus})
+        searcher = _UnitSearcher(source, self._workers, self._own)
+        needs = {name.lower(): count for name, count in self._needs.items()}
+        trainable = tune.with_resources(self._trainable, needs)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -87,7 +126,7 @@ class RayExecutor:
                 trial_name_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                storage_path=self._folder,
+                storage_path=self.folder,
                 name="units",
                 verbose=0,
                 callbacks=[],
@@ -98,7 +137,7 @@ class RayExecutor:
         except KeyboardInterrupt:
             return False
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
         if searcher.error is not None:
             raise searcher.error
         return searcher.finished
@@ -106,7 +145,12 @@ class RayExecutor:
     def close(self) -> None:
         """Stop the local Ray, or leave the user's cluster."""
         ray.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many workers that need so much fit on a machine that has so much."""
+    return min(int(has.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need)
 
 
 class _UnitSearcher(Searcher):
@@ -117,11 +161,18 @@ class _UnitSearcher(Searcher):
 
     With several workers one unit is chosen ahead of the first free worker; with one worker a unit
     is chosen after all results are in, so that the search can be repeated exactly.
+
+    Args:
+        own: fields of a unit that say what a worker may use.
     """
 
-    def __init__(self, source: Source, workers: int) -> None:
+    def __init__(
+        self, source: Source, workers: int, own: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__(metric="done_units", mode="max")
         self._source = source
+        self._workers = workers
+        self._own = own
         self._at_most = 1 if workers == 1 else workers + 1
         self._running: dict[str, tuple[WorkUnit, int]] = {}
         self._again: list[tuple[WorkUnit, int]] = []
@@ -134,7 +185,8 @@ class _UnitSearcher(Searcher):
         if len(self._running) >= self._at_most:
             return None
         try:
-            unit, deaths = self._again.pop(0) if self._again else (self._source.next_unit(), 0)
+            next_unit = self._source.next_unit
+            unit, deaths = self._again.pop(0) if self._again else (next_unit(self._workers), 0)
         except BaseException as exc:  # Tune would log it and go on without us
             self.error = exc
             return Searcher.FINISHED
@@ -144,7 +196,7 @@ class _UnitSearcher(Searcher):
         if unit is None:
             return None
         self._running[trial_id] = unit, deaths
-        return {"unit": json.dumps(unit.to_json())}
+        return {"unit": json.dumps(unit.to_json() | dict(self._own))}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -175,24 +227,3 @@ class _UnitSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-class _UnitTrainable(Trainable):
-    """An actor that runs one unit a trial and is then reset to the next."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._unit = config["unit"]
-
-    def step(self) -> dict[str, Any]:
-        result = run_unit(WorkUnit.from_json(json.loads(self._unit)))
-        return {"done_units": 1, "done": True, "result": json.dumps(result.to_json())}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._unit = new_config["unit"]
-        return True
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Units write their own checkpoints."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Units read their own checkpoints."""

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +22,15 @@ from autometa.searching.costs import costs_of
 from autometa.tasks import TaskSuite, load_saved
 from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
+from autometa.training.memory import RunMemory, plannable
 from autometa.training.population import RunResult, Trainer
 from autometa.training.state import PopulationState, Run, load_run, save_run
 from autometa.trial import TrialConfig
 
-#: the probe looks at bundles of at least this many runs
+#: the probe looks at bundles of at least this many runs (of convolutional networks: two)
 _PROBE_FROM = 4
+#: what a run may raise for being what it is, or for want of memory
+_TROUBLES = (RuntimeError, MemoryError, AutometaError)
 #: epochs of a learning curve at most
 _CURVE_POINTS = 27
 
@@ -48,6 +51,9 @@ class WorkUnit:
         keep: write checkpoints at `to_epoch`.
         device: `cpu`, `cuda` or `auto`.
         chunk: how many runs to step together at least; None asks the probe.
+        memory: what a run takes (`RunMemory`); None measures it.
+        share: of the machine's memory, or of the GPU's, that its worker may plan with.
+        threads: that its worker may use.
         cost: what to say about a network that is trained to the end (`costs.COSTS`); None: nothing.
         measure: `curves`: score the runs at several epochs on the way; `affinity`: no checkpoint
             and no score, but how the tasks' gradients and losses affect each other in training.
@@ -65,6 +71,9 @@ class WorkUnit:
     keep: bool = True
     device: str = "cpu"
     chunk: int | None = None
+    memory: tuple[int, int] | None = None
+    share: float = 1.0
+    threads: int = 1
     cost: str | None = None
     measure: Literal["curves", "affinity"] | None = None
 
@@ -74,7 +83,7 @@ class WorkUnit:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> WorkUnit:
         listed = {name: tuple(data[name]) for name in ("names", "configs", "seeds")}
-        return cls(**{**data, **listed})
+        return cls(**{**data, **listed, "memory": _pair(data.get("memory"))})
 
     def checkpoint(self, name: str, epoch: int) -> Path:
         """The file of a run's state after `epoch`; a later rung does not overwrite it."""
@@ -83,9 +92,14 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a unit returns: a result a run, and the probe's verdict where it was asked.
+    """What a unit returns: a result a run, and what was measured to that end.
 
     Attributes:
+        chunk: the probe's verdict, where it was asked.
+        memory: what a run takes, where it was measured or memory did not suffice.
+        most: how many runs of this shape this worker steps together at most, for their memory;
+            None where there was one.
+        seconds, probe_seconds: of all, and of measuring what fits and what is fastest.
         curves: of `measure = "curves"`: for each run its results on the way, the last included.
         affinities: of `measure = "affinity"`: an `Affinity` a run as JSON, None where it failed.
     """
@@ -93,7 +107,9 @@ class UnitResult:
     results: tuple[RunResult, ...]
     chunk: int | None = None
     seconds: float = 0.0
-    probe_seconds: float = field(default=0.0)
+    probe_seconds: float = 0.0
+    memory: tuple[int, int] | None = None
+    most: int | None = None
     curves: tuple[tuple[RunResult, ...], ...] = ()
     affinities: tuple[dict[str, Any] | None, ...] = ()
 
@@ -106,6 +122,7 @@ class UnitResult:
             "results": tuple(RunResult(**r) for r in data["results"]),
             "curves": tuple(tuple(RunResult(**r) for r in c) for c in data.get("curves", ())),
             "affinities": tuple(data.get("affinities", ())),
+            "memory": _pair(data.get("memory")),
         }
         return cls(**{**data, **listed})
 
@@ -116,13 +133,17 @@ class UnitResult:
         return cls(tuple(failed for _ in unit.names))
 
 
+def _pair(data: Any) -> tuple[int, int] | None:
+    return None if data is None else (int(data[0]), int(data[1]))
+
+
 def checkpoint_path(folder: Path, name: str, epoch: int) -> Path:
     return folder / f"{name}-epoch-{epoch}.safetensors"
 
 
 def run_unit(unit: WorkUnit) -> UnitResult:
     """Train the runs of a unit; an error of one run is that run's result."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(unit.threads)
     started = time.perf_counter()
     device = find_device(unit.device)
     if unit.measure == "affinity":
@@ -132,23 +153,30 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         Run(TrialConfig.from_flat(config), seed)
         for config, seed in zip(unit.configs, unit.seeds, strict=True)
     ]
-    chunk, probe_seconds = unit.chunk, 0.0
-    if chunk is None:
-        began = time.perf_counter()
-        chunk = _probe(trainer, runs)
-        probe_seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    budget = plannable(device, unit.share)
+    memory = _memory(unit, trainer, runs, budget)
+    most = len(runs) if memory is None else memory.most(budget)
+    chunk = _probe(trainer, runs[:most]) if unit.chunk is None else min(unit.chunk, most)
+    probe_seconds = time.perf_counter() - began
     steps: list[list[RunResult]] = []  # [run, epoch on the way]
-    for part in _parts(len(runs), chunk):
-        try:
-            steps += _train(unit, trainer, runs, part)
-        except (RuntimeError, AutometaError):
-            for k in part:  # find the run to blame; its neighbours go on
-                steps += _train_one(unit, trainer, runs, k)
-    verdict = chunk if unit.chunk is None and len(runs) >= _PROBE_FROM else None
-    results = tuple(run[-1] for run in steps)
-    seconds = time.perf_counter() - started
-    curves = tuple(map(tuple, steps)) if unit.measure == "curves" else ()
-    return UnitResult(results, verdict, seconds, probe_seconds, curves)
+    fits = most
+    for part in _parts(len(runs), chunk, most):
+        found, largest = _train_part(unit, trainer, runs, part)
+        steps += found
+        fits = min(fits, largest) if largest < len(part) else fits
+    if fits < most:  # it takes more than was measured
+        memory = RunMemory(budget // fits)
+    probed = unit.chunk is None and len(runs) >= _probe_from(runs[0])
+    return UnitResult(
+        results=tuple(run[-1] for run in steps),
+        chunk=chunk if probed else None,
+        seconds=time.perf_counter() - started,
+        probe_seconds=probe_seconds,
+        memory=None if memory == unit.memory else memory,
+        most=None if memory is None else fits,
+        curves=tuple(map(tuple, steps)) if unit.measure == "curves" else (),
+    )
 
 
 def curve_epochs(max_epochs: int) -> tuple[int, ...]:
@@ -212,11 +240,40 @@ def _first_failure(before: list[RunResult], result: RunResult) -> RunResult:
     return before[-1] if before and before[-1].reason is not None else result
 
 
-def _train_one(unit: WorkUnit, trainer: Trainer, runs: list[Run], k: int) -> list[list[RunResult]]:
+def _train_part(
+    unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range
+) -> tuple[list[list[RunResult]], int]:
+    """The results of `_train`, and how many runs fit into memory at a time.
+
+    Where memory does not suffice, the runs are trained half by half; any other error is blamed on
+    the run that has it, and its neighbours go on.
+    """
     try:
-        return _train(unit, trainer, runs, range(k, k + 1))
-    except (RuntimeError, AutometaError) as exc:
-        return [[RunResult(unit.from_epoch, None, reason=f"{type(exc).__name__}: {exc}")]]
+        return _train(unit, trainer, runs, part), len(part)
+    except _TROUBLES as exc:
+        if len(part) == 1:
+            reason = f"{type(exc).__name__}: {exc}"
+            return [[RunResult(unit.from_epoch, None, reason=reason)]], 1
+        halve = _is_out_of_memory(exc)
+    # out of the handler, which holds on to the tensors of the failed attempt
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    parts = (
+        [part[: len(part) // 2], part[len(part) // 2 :]]
+        if halve
+        else [part[k : k + 1] for k in range(len(part))]
+    )
+    done = [_train_part(unit, trainer, runs, some) for some in parts]
+    fits = min(largest for _, largest in done) if halve else len(part)
+    return [run for steps, _ in done for run in steps], fits
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    """torch says it by a class of its own on a GPU, and by words on the CPU."""
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(exc).lower()
+    return any(words in text for words in ("out of memory", "can't allocate", "not enough memory"))
 
 
 def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> PopulationState:
@@ -230,9 +287,22 @@ def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> Po
     return trainer.train(some, trainer.start(some), unit.from_epoch)[1]
 
 
-def _parts(n_runs: int, chunk: int) -> list[range]:
-    """Split runs into parts of at least `chunk` (so of at least two, where there are two)."""
-    n_parts = max(1, n_runs // chunk)
+def _memory(unit: WorkUnit, trainer: Trainer, runs: list[Run], budget: int) -> RunMemory | None:
+    """What each run takes; None where it does not matter or a run cannot be trained at all."""
+    if len(runs) == 1:
+        return None
+    if unit.memory is not None:
+        return RunMemory(*unit.memory)
+    try:
+        return trainer.memory(runs[0])
+    except _TROUBLES as exc:
+        return RunMemory(budget) if _is_out_of_memory(exc) else None
+
+
+def _parts(n_runs: int, chunk: int, most: int) -> list[range]:
+    """Split runs into parts of at least `chunk` (so of at least two, where there are two), but of
+    `most` at most."""
+    n_parts = max(1, n_runs // chunk, math.ceil(n_runs / most))
     ends = [n_runs * k // n_parts for k in range(n_parts + 1)]
     return [range(a, b) for a, b in itertools.pairwise(ends)]
 
@@ -242,15 +312,33 @@ def _probe(trainer: Trainer, runs: list[Run]) -> int:
 
     Two and not one: stacked matrix products of two or more runs have the same bits whatever the
     number of runs, those of one may differ in the last, and the clock must not change a result.
+    Stacked convolutions do not have the same bits to begin with, and may be slower than single
+    ones, so networks of them are stepped one by one where that is faster.
     """
-    if len(runs) < _PROBE_FROM:
+    if len(runs) < _probe_from(runs[0]):
         return len(runs)
-    best, best_time = len(runs), math.inf
-    for chunk in sorted({len(runs), min(8, len(runs)), 2}, reverse=True):
-        seconds = trainer.step_seconds(runs[:chunk]) / chunk
+    sizes = {len(runs), min(8, len(runs)), 2} | ({1} if _has_convolutions(runs[0]) else set())
+    best, best_time = min(sizes), math.inf
+    for chunk in sorted(sizes, reverse=True):
+        try:
+            seconds = trainer.step_seconds(runs[:chunk]) / chunk
+        except _TROUBLES as exc:
+            if not _is_out_of_memory(exc):
+                return len(runs)  # training says which run has it
+            continue
         if seconds < 0.9 * best_time:  # prefer the larger chunk where it hardly matters
             best, best_time = chunk, seconds
     return best
+
+
+def _probe_from(run: Run) -> int:
+    """Fewest runs that there is a choice for."""
+    return 2 if _has_convolutions(run) else _PROBE_FROM
+
+
+def _has_convolutions(run: Run) -> bool:
+    backbone: Any = run.config.backbone
+    return backbone.kind == "conv"
 
 
 @lru_cache(maxsize=2)

@@ -46,6 +46,9 @@ class StudyHandle:
         self._backend = backend
         self._owner = owner
         self._where = where
+        self._looked_at: int | None = None  # trials with lower numbers are known
+        self._enqueued: list[int] = []
+        self._mine: set[int] = set()  # made here, and not looked at yet
 
     def ask(self, arm: Arm, make: SamplerFor) -> Trial:
         """Start a trial of one arm: the next waiting one of that arm, or a new one.
@@ -67,6 +70,7 @@ class StudyHandle:
                 # The arm is part of the record that creates the trial: a kill leaves none without.
                 template = create_trial(state=TrialState.RUNNING, user_attrs={"arm": arm})
                 trial_id = storage.create_new_trial(study_id, template_trial=template)
+                self._mine.add(trial_id)
             return self._trial(trial_id, arm, make)
 
     def report(self, trial: Trial, value: float, epoch: int) -> None:
@@ -178,13 +182,32 @@ class StudyHandle:
         return Trial(ArmStudy(self.study, arm, make(number)), trial_id)
 
     def _next_waiting(self, arm: str) -> int | None:
-        """Pop a trial that someone enqueued for this arm, or for either."""
-        storage = self.study._storage
-        for trial in storage.get_all_trials(
-            self.study._study_id, deepcopy=False, states=(TrialState.WAITING,)
-        ):
-            if trial.user_attrs.get("arm", arm) == arm:
-                storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
-                storage.set_trial_user_attr(trial._trial_id, "arm", arm)
-                return trial._trial_id
+        """Pop a trial that someone enqueued for this arm, or for either.
+
+        Trials are looked at once each: going through all of them for every new one would cost
+        more and more.
+        """
+        storage, study_id = self.study._storage, self.study._study_id
+        if self._looked_at is None:
+            trials = self.trials()
+            self._looked_at = len(trials)
+            self._enqueued = [t._trial_id for t in trials if t.state == TrialState.WAITING]
+        while True:
+            try:
+                new = storage.get_trial_id_from_study_id_trial_number(study_id, self._looked_at)
+            except KeyError:
+                break
+            self._looked_at += 1
+            if new not in self._mine:
+                self._enqueued.append(new)
+            self._mine.discard(new)
+        for trial_id in list(self._enqueued):
+            trial = storage.get_trial(trial_id)
+            if trial.state != TrialState.WAITING:
+                self._enqueued.remove(trial_id)
+            elif trial.user_attrs.get("arm", arm) == arm:
+                self._enqueued.remove(trial_id)
+                storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+                storage.set_trial_user_attr(trial_id, "arm", arm)
+                return trial_id
         return None

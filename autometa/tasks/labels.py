@@ -217,10 +217,15 @@ def kinds_by_target(
     """`kinds=` as users write it to one entry a target (None: to be guessed).
 
     Raises:
-        DataError: a name that is no target.
+        DataError: a name that is no target, or neither a kind nor a mapping of targets to kinds.
     """
     if isinstance(kinds, str) or kinds is None:
         return dict.fromkeys(names, kinds)
+    if not isinstance(kinds, Mapping):
+        raise DataError(
+            "Parameter `kinds` should be one kind for all targets or a mapping from targets to "
+            f"kinds. Found `kinds = {kinds!r}`."
+        )
     given = {str(name): kind for name, kind in kinds.items()}
     check_names(given, names, "kinds")
     return {name: given.get(name) for name in names}

@@ -32,7 +32,7 @@ from autometa.training.gradients import task_gradients
 from autometa.training.optimizers import Rates
 from autometa.training.population import Trainer
 from autometa.training.state import Layout, PopulationState, Run
-from autometa.trial import TrialConfig, build
+from autometa.trial import TrialConfig, build, check
 
 #: labelled rows of each task in a measuring batch: at most so many …
 ROWS = 32
@@ -42,6 +42,14 @@ _ALL_ROWS = 2048
 _LEAST_ROWS = 8
 #: largest number of activations [lookahead point × task × row] in one pass
 _CELLS = 8_000
+
+_NETWORK = {"backbone.width": 64, "sharing.kind": "hard"}
+#: one output layer and a bias for each task
+_ONE_HEAD = {
+    "head": "single_head",
+    "conditioning.kind": "additive",
+    "conditioning.at": "head",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +123,24 @@ def task_affinity(
     if result.reason is not None:
         raise UserError(f"{result.reason} Lower `optimizer.lr` (now {config.optimizer.lr:g}).")
     return probe.found(suite.task_names)
+
+
+def shared_trunk(suite: TaskSuite) -> TrialConfig:
+    """A small network to watch gradients in: one trunk, and one head where all tasks can share it
+    and each has rows of its own."""
+    problem = Problem.of(suite)
+    network = dict(_NETWORK)
+    if suite.is_image:
+        network |= {"backbone.kind": "conv", "backbone.width": 16}
+    if problem.layout == "grouped":
+        config = TrialConfig.from_flat({**network, **_ONE_HEAD})
+        try:
+            check(config, problem)
+        except ConfigError:
+            pass
+        else:
+            return config
+    return TrialConfig.from_flat(network)
 
 
 class _Probe:

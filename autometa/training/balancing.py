@@ -45,6 +45,11 @@ class Balancing:
         return self._balancer.draws or self._balancer.needs != "losses"
 
     @property
+    def weighs_gradients(self) -> bool:
+        """Whether `changes` gives any."""
+        return isinstance(self._balancer, GradientBalancer)
+
+    @property
     def looks_back(self) -> bool:
         return self._balancer.looks_back
 

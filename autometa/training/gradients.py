@@ -1,12 +1,41 @@
-"""Gradients of each task's loss, the raw material of balancing and of diagnosis."""
+"""Gradients of a step, and those of each task's loss, which balancing and diagnosis go by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from autometa.sharing import Params
+
+
+class Gradients(NamedTuple):
+    """Of the runs of a stack, or some of them.
+
+    Attributes:
+        losses: objectives [run].
+        task_losses: [run, task].
+        packed: gradients of the objectives, balanced [run, P].
+        buffers: after the forward pass.
+    """
+
+    losses: Tensor
+    task_losses: Tensor
+    packed: Tensor
+    buffers: Params
+
+
+def join(parts: Sequence[Gradients]) -> Gradients:
+    """Of all runs, from those of some."""
+    return Gradients(
+        torch.cat([part.losses for part in parts]),
+        torch.cat([part.task_losses for part in parts]),
+        torch.cat([part.packed for part in parts]),
+        {n: torch.cat([part.buffers[n] for part in parts]) for n in parts[0].buffers},
+    )
 
 
 def task_gradients(

@@ -14,8 +14,6 @@ from typing import NamedTuple, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 Matrix = Float[Tensor, "run parameter"]
 
@@ -84,23 +82,26 @@ class AdamW:
         segments: Segments,
         step: int,
     ) -> None:
-        taken = torch.tensor(float(step - 1), device=values.device)
+        taken = torch.tensor(float(step), device=values.device)
+        values_of, grads_of, mean_of, square_of = (
+            _rows(matrix, segments) for matrix in (values, grads, state["mean"], state["square"])
+        )
         for k, run in enumerate(rates):
             for part, lr, decay in _parts(segments, run):
-                adamw(
-                    [values[k, part]],
-                    [grads[k, part]],
-                    [state["mean"][k, part]],
-                    [state["square"][k, part]],
+                # torch's `adamw` calls the same kernel, after sorting what it is given by device
+                torch._fused_adamw_(
+                    [values_of[part][k]],
+                    [grads_of[part][k]],
+                    [mean_of[part][k]],
+                    [square_of[part][k]],
                     [],
-                    [taken.clone()],
-                    fused=True,
-                    amsgrad=False,
+                    [taken],
+                    lr=lr,
                     beta1=0.9,
                     beta2=0.999,
-                    lr=lr,
                     weight_decay=decay,
                     eps=1e-8,
+                    amsgrad=False,
                     maximize=False,
                 )
 
@@ -119,31 +120,34 @@ class SGD:
         segments: Segments,
         step: int,
     ) -> None:
+        values_of, grads_of, momentum_of = (
+            _rows(matrix, segments) for matrix in (values, grads, state["momentum"])
+        )
         for k, run in enumerate(rates):
             for part, lr, decay in _parts(segments, run):
-                sgd(
-                    [values[k, part]],
-                    [grads[k, part]],
-                    [state["momentum"][k, part]],
-                    fused=True,
+                torch._fused_sgd_(  # torch's `sgd` calls the same kernel
+                    [values_of[part][k]],
+                    [grads_of[part][k]],
+                    [momentum_of[part][k]] if run.momentum else [],
                     weight_decay=decay,
                     momentum=run.momentum,
                     lr=lr,
                     dampening=0.0,
                     nesterov=False,
                     maximize=False,
+                    is_first_step=False,
                 )
 
 
-def _parts(segments: Segments, run: Rates) -> list[tuple[slice, float, float]]:
-    """Place, learning rate and weight decay of every segment that is not empty."""
-    found, start = [], 0
+def _rows(matrix: Matrix, segments: Segments) -> list[tuple[Tensor, ...]]:
+    """Views of the segments of every run: [segment][run]."""
+    return [piece.unbind() for piece in matrix.split(list(segments), dim=1)]
+
+
+def _parts(segments: Segments, run: Rates) -> list[tuple[int, float, float]]:
+    """Number, learning rate and weight decay of every segment that is not empty."""
     how = ((run.lr, run.weight_decay), (run.lr, 0.0), (run.lr * run.mixing, 0.0))
-    for size, (lr, decay) in zip(segments, how, strict=True):
-        if size:
-            found.append((slice(start, start + size), lr, decay))
-        start += size
-    return found
+    return [(k, lr, decay) for k, (lr, decay) in enumerate(how) if segments[k]]
 
 
 OPTIMIZERS: dict[str, type[AdamW] | type[SGD]] = {"adamw": AdamW, "sgd": SGD}

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +21,27 @@ from torch import Tensor
 from torch.func import vmap
 
 from autometa.learners import Batch, Episode, Learner
-from autometa.metrics import TaskSpec, fit_specs
 from autometa.networks import Problem, Step
 from autometa.networks.keys import fold, new_key
 from autometa.sharing import Params
 from autometa.tasks import EpisodeSet, EpisodicSuite, Rows, TaskSuite
+from autometa.training.allocator import keep_freed_memory
 from autometa.training.balancing import Balancing, some_runs
 from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
+from autometa.training.gradients import Gradients, join
+from autometa.training.memory import AllocationPeak, RunMemory
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
-from autometa.training.scoring import EpisodeScorer, Models, RowScorer, Scorer, predict_episodes
+from autometa.training.replay import Recordings
+from autometa.training.scoring import (
+    EpisodeScorer,
+    Models,
+    RowScorer,
+    Scorer,
+    predict_episodes,
+    task_specs,
+)
 from autometa.training.state import Layout, PopulationState, Run
 from autometa.trial import build
 
@@ -73,6 +83,7 @@ class Trainer:
     def __init__(
         self, suite: TaskSuite | EpisodicSuite, max_epochs: int, device: torch.device
     ) -> None:
+        keep_freed_memory()
         self.problem = Problem.of(suite)
         self.max_epochs = max_epochs
         self._device = device
@@ -86,6 +97,7 @@ class Trainer:
             self._train = TrainingRows(suite.rows("train"), self.problem, device)
             if suite.counts["val"]:
                 self._scorer = RowScorer(suite.rows("val"), task_specs(suite))
+        self._recordings = Recordings()
 
     def start(self, runs: Sequence[Run]) -> PopulationState:
         """Freshly initialised runs of one shape key, each from its own seed."""
@@ -154,10 +166,20 @@ class Trainer:
         """Outputs for the query rows of episodes [run, episode, row, output], after adapting."""
         return predict_episodes(_Stack(self, runs, state.to(self._device)).models(), episodes)
 
+    def memory(self, run: Run) -> RunMemory:
+        """What a run of this shape takes, from one step and one scoring of it."""
+        with AllocationPeak() as watched:
+            stack, plan = self._first_epoch([run])  # an epoch's plan is kept until its end
+            stack.step(self._train.batch(plan, 0), 1)
+            training = watched.peak
+            del plan
+            watched.restart()
+            self._score(stack, {})
+        return RunMemory(training, watched.peak)
+
     def step_seconds(self, runs: Sequence[Run], repeats: int = 3) -> float:
         """Seconds of one step of a population of these runs (for the fusing probe)."""
-        stack = _Stack(self, runs, self.start(runs))
-        plan: Any = self._train.epoch(stack.optimizer, stack.seeds, 0)
+        stack, plan = self._first_epoch(runs)
         batch = self._train.batch(plan, 0)
         times = []
         for number in range(repeats + 1):  # the first is warm-up
@@ -167,6 +189,12 @@ class Trainer:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         return min(times[1:])
+
+    def _first_epoch(self, runs: Sequence[Run]) -> tuple[_Stack, Any]:
+        """Freshly initialised runs whose steps are not recorded, and the plan of their epoch."""
+        stack = _Stack(self, runs, self.start(runs))
+        stack._last_step = -(10**9)
+        return stack, self._train.epoch(stack.optimizer, stack.seeds, 0)
 
     def inference_seconds(
         self, run: Run, state: PopulationState, n_rows: int, repeats: int = 11
@@ -204,29 +232,9 @@ class Trainer:
         return out
 
 
-class _Gradients(NamedTuple):
-    """Of the runs of a stack, or some of them.
-
-    Attributes:
-        losses: objectives [run].
-        task_losses: [run, task].
-        packed: gradients of the objectives, balanced [run, P].
-        buffers: after the forward pass.
-    """
-
-    losses: Tensor
-    task_losses: Tensor
-    packed: Tensor
-    buffers: Params
-
-
-def _join(parts: Sequence[_Gradients]) -> _Gradients:
-    return _Gradients(
-        torch.cat([part.losses for part in parts]),
-        torch.cat([part.task_losses for part in parts]),
-        torch.cat([part.packed for part in parts]),
-        {n: torch.cat([part.buffers[n] for part in parts]) for n in parts[0].buffers},
-    )
+def _gradients_of(losses: Tensor, leaves: Params) -> Sequence[Tensor]:
+    """Of every leaf; 0 for what a learner does not train with this batch."""
+    return torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
 
 
 class _Stack:
@@ -255,6 +263,8 @@ class _Stack:
         steps = trainer._train.steps(self.optimizer)
         self._total_steps = steps * trainer.max_epochs
         self._steps = steps
+        self._shape = config.shape_key()
+        self._last_step = 0
 
     def run(
         self, to_epoch: int, before_step: BeforeStep | None = None
@@ -268,6 +278,7 @@ class _Stack:
         rows, state = self._trainer._train, self.state
         bad = torch.zeros(len(self.runs), dtype=torch.int64, device=self._device)
         mean = torch.full((len(self.runs),), math.nan, device=self._device)
+        self._last_step = self._steps * to_epoch
         while state.epoch < to_epoch:
             plan: Any = rows.epoch(self.optimizer, self.seeds, state.epoch)
             total = torch.zeros(len(self.runs), device=self._device)
@@ -288,7 +299,7 @@ class _Stack:
         keys = fold(self._keys, step) if drawn else self._keys
         parts = [self._gradients(batch, keys, part) for part in self._balancing.parts(batch)]
         with torch.no_grad():
-            losses, task_losses, packed, buffers = parts[0] if len(parts) == 1 else _join(parts)
+            losses, task_losses, packed, buffers = parts[0] if len(parts) == 1 else join(parts)
             norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
             packed.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
             self._update.update(
@@ -312,7 +323,7 @@ class _Stack:
             )
         return losses
 
-    def _gradients(self, batch: Batch | Episode, keys: Tensor, part: slice) -> _Gradients:
+    def _gradients(self, batch: Batch | Episode, keys: Tensor, part: slice) -> Gradients:
         """Losses and balanced gradients of some of the runs."""
         leaves, buffers, rates = self._leaves, self.state.buffers, self._rates
         if part != slice(0, len(self.runs)):
@@ -320,14 +331,50 @@ class _Stack:
             buffers = {name: buffer[part] for name, buffer in buffers.items()}
             rates = {name: rate[part] for name, rate in rates.items()}
             batch, keys = some_runs(batch, part), keys[part]
-        losses, task_losses, buffers = self._losses(leaves, buffers, batch, keys, rates)
-        changes, buffers = self._balancing.changes(task_losses, leaves, buffers, batch, keys, part)
-        # what a learner does not train with this batch has a gradient of 0
-        found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
-        grads = dict(zip(leaves, found, strict=True))
-        grads |= {name: grads[name] + change for name, change in changes.items()}
-        packed = self._layout.pack(grads)
-        return _Gradients(losses.detach(), task_losses.detach(), packed, buffers)
+        if self._balancing.weighs_gradients:
+            losses, task_losses, buffers = self._losses(leaves, buffers, batch, keys, rates)
+            changes, buffers = self._balancing.changes(
+                task_losses, leaves, buffers, batch, keys, part
+            )
+            found = _gradients_of(losses, leaves)
+            grads = dict(zip(leaves, found, strict=True))
+            grads |= {name: grads[name] + change for name, change in changes.items()}
+            packed = self._layout.pack(grads)
+            return Gradients(losses.detach(), task_losses.detach(), packed, buffers)
+        return self._plain_gradients(leaves, buffers, batch, keys, rates)
+
+    def _plain_gradients(
+        self,
+        leaves: Params,
+        buffers: Params,
+        batch: Batch | Episode,
+        keys: Tensor,
+        rates: dict[str, Tensor],
+    ) -> Gradients:
+        """The gradients as they are: one function of tensors, which is recorded and replayed."""
+        own = (leaves, buffers, rates)
+        parts = tuple(batch) if isinstance(batch, Episode) else (batch,)
+        inputs = [value for part in own for value in part.values()]
+        inputs += [keys, *(rows for part in parts for rows in part)]
+
+        def gradients(*values: Tensor) -> list[Tensor]:
+            left = iter(values)
+            leaves, buffers, rates = ({name: next(left) for name in part} for part in own)
+            keys = next(left)
+            rows = [Batch(*(next(left) for _ in part)) for part in parts]
+            batch = Episode(*rows) if len(rows) == 2 else rows[0]
+            leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
+            losses, task_losses, after = self._losses(leaves, buffers, batch, keys, rates)
+            found = _gradients_of(losses, leaves)
+            packed = self._layout.pack(dict(zip(leaves, found, strict=True)))
+            kept = [after[name] for name in buffers]
+            return [losses.detach(), task_losses.detach(), packed, *kept]
+
+        more = self._last_step - self.state.step - 1
+        losses, task_losses, packed, *after = self._trainer._recordings.call(
+            (self._shape, len(parts), *rates), gradients, inputs, more
+        )
+        return Gradients(losses, task_losses, packed, dict(zip(buffers, after, strict=True)))
 
     def models(self) -> Models:
         """The runs as they are now."""
@@ -378,19 +425,3 @@ class _Stack:
         rates = [run.config.rates() for run in self.runs]
         names = [n for n in rates[0] if n != "dropout" or any(r["dropout"] for r in rates)]
         return {name: torch.tensor([r[name] for r in rates], device=self._device) for name in names}
-
-
-def task_specs(suite: TaskSuite) -> tuple[TaskSpec, ...]:
-    """The suite's tasks as the metrics know them, constants fitted on its training rows."""
-    rows = suite.rows("train")
-    tasks: Any = suite.tasks
-    return fit_specs(
-        rows.y.numpy(),
-        names=[t.name for t in tasks],
-        kinds=[t.kind for t in tasks],
-        metrics=[t.metric for t in tasks],
-        n_classes=[max(2, len(t.classes)) for t in tasks],
-        stds=[t.std for t in tasks],
-        mask=rows.mask.numpy(),
-        task=None if rows.task is None else rows.task.numpy(),
-    )

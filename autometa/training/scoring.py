@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from autometa.learners import Batch, Learner
-from autometa.metrics import Evaluation, TaskSpec, evaluate
+from autometa.metrics import Evaluation, TaskSpec, evaluate, fit_specs
 from autometa.networks import Step
 from autometa.sharing import Params
-from autometa.tasks import EpisodeSet, EpisodicSuite, Rows
+from autometa.tasks import EpisodeSet, EpisodicSuite, Rows, TaskSuite
 from autometa.training.predicting import predict
 
 #: largest number of activations and task parameters in one pass
@@ -213,3 +213,19 @@ def _pair_errors(
     total = torch.where(torch.from_numpy(is_positive), right, 0.0).sum(-1).numpy()
     undefined = (np.isnan(pred) & mask).any(-1)
     return np.where(undefined, np.nan, 2.0 * (pairs - total)), pairs
+
+
+def task_specs(suite: TaskSuite) -> tuple[TaskSpec, ...]:
+    """The suite's tasks as the metrics know them, constants fitted on its training rows."""
+    rows = suite.rows("train")
+    tasks: Any = suite.tasks
+    return fit_specs(
+        rows.y.numpy(),
+        names=[t.name for t in tasks],
+        kinds=[t.kind for t in tasks],
+        metrics=[t.metric for t in tasks],
+        n_classes=[max(2, len(t.classes)) for t in tasks],
+        stds=[t.std for t in tasks],
+        mask=rows.mask.numpy(),
+        task=None if rows.task is None else rows.task.numpy(),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autometa.home import Home
+from autometa.searching import loop as loops
 from autometa.searching.executors import FINISHED, InlineExecutor
 from autometa.searching.loop import SearchLoop, SearchSettings, arm_of, run_seed
 from autometa.searching.progress import Progress
@@ -21,6 +23,7 @@ from autometa.searching.units import UnitResult, WorkUnit, run_unit
 from autometa.space import Space
 from autometa.study import open_study, read_study, trial_rows
 from autometa.tracking import NullTracker
+from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
 
 Rows = list[tuple[Any, ...]]
@@ -33,6 +36,7 @@ def drive(
     resume: bool = False,
     run: Callable[[SearchLoop], object] | None = None,
     seen: list[Progress] | None = None,
+    space: str = SPACE,
     **changes: Any,
 ) -> Rows:
     """Search `small_suite` and return what the study then holds."""
@@ -40,13 +44,13 @@ def drive(
     settings = SearchSettings(n_trials=n_trials, max_epochs=9, device="cpu", **changes)
     folder = place.checkpoints("s")
     suite.without_test().save(folder / "suite")
-    space = Space.from_yaml(SPACE).bind(suite)
+    bound = Space.from_yaml(space).bind(suite)
     with open_study(
-        place, "s", resume=resume, fingerprint=suite.fingerprint, attrs={"space": SPACE}
+        place, "s", resume=resume, fingerprint=suite.fingerprint, attrs={"space": space}
     ) as handle:
         loop = SearchLoop(
             handle,
-            space,
+            bound,
             settings,
             suite=folder / "suite",
             fingerprint=suite.fingerprint,
@@ -245,6 +249,76 @@ def test_study_holds_all_that_rebuilds_a_trial(home: Path) -> None:
             "independent" if row["arm"] == "independent" else "hard"
         )
         json.dumps(row)
+
+
+def test_units_are_counted_over_all_drivers(home: Path) -> None:
+    seen: list[int] = []
+
+    def counted(loop: SearchLoop) -> None:
+        while isinstance(unit := loop.next_unit(), WorkUnit):
+            seen.append(len(unit.names))
+            loop.complete(unit, dataclasses.replace(run_unit(unit), seconds=2.0))
+
+    drive(home, n_trials=6, run=counted)
+    drive(home, n_trials=12, run=counted, resume=True)
+    units = read_study(Home.find(home), "s").user_attrs["units"]
+    assert units["units"] == len(seen) > 2
+    assert units["runs"] == sum(seen)
+    assert units["seconds"] == pytest.approx(2.0 * len(seen))
+
+
+def test_a_shape_is_measured_once_and_its_units_fit_into_memory(home: Path) -> None:
+    seen: dict[str, list[WorkUnit]] = {}
+
+    def short_of_memory(loop: SearchLoop) -> None:
+        here: set[str] = set()
+        while isinstance(unit := loop.next_unit(), WorkUnit):
+            shape = TrialConfig.from_flat(unit.configs[0]).shape_key()
+            seen.setdefault(shape, []).append(unit)
+            assert len(unit.names) <= 2 or shape not in here
+            here.add(shape)
+            loop.complete(unit, dataclasses.replace(run_unit(unit), most=2))
+
+    drive(home, n_trials=16, run=short_of_memory)
+    drive(home, n_trials=24, run=short_of_memory, resume=True)
+    known = 0
+    for units in seen.values():
+        several = [unit for unit in units if len(unit.names) > 1]
+        assert all(unit.memory is not None for unit in several[1:])
+        known += len(several[1:])
+    assert known >= 3
+
+
+def test_the_last_trials_are_shared_by_the_workers(home: Path) -> None:
+    def two(loop: SearchLoop) -> None:
+        first, second = loop.next_unit(2), loop.next_unit(2)
+        assert isinstance(first, WorkUnit)
+        assert isinstance(second, WorkUnit)
+        assert abs(len(first.names) - len(second.names)) <= 1
+
+    drive(home, n_trials=8, run=two, space=SPACE.replace("choices: [4, 8]", "choices: [4]")
+          .replace("low: 1, high: 2", "low: 1, high: 1"), independent_share=0.0)  # fmt: skip
+
+
+def test_who_goes_on_is_decided_once_a_unit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deciding for every trial of it would cost more and more as the study grows."""
+    calls: list[int] = []
+
+    def counting(pruner: str, values: Any, *rest: Any) -> frozenset[int]:
+        calls.append(len(values))
+        return decide(pruner, values, *rest)
+
+    monkeypatch.setattr(loops, "decide", counting)
+    units: list[WorkUnit] = []
+
+    def watch(loop: SearchLoop) -> None:
+        while isinstance(unit := loop.next_unit(), WorkUnit):
+            units.append(unit)
+            loop.complete(unit, run_unit(unit))
+
+    drive(home, n_trials=24, run=watch)
+    assert max(len(unit.names) for unit in units) > 2
+    assert len(calls) == sum(unit.to_epoch < 9 for unit in units)
 
 
 @pytest.mark.parametrize(

@@ -392,11 +392,11 @@ def test_killed_between_report_and_decision(name: str, planted: list[WorkUnit], 
     straight = told(drive(home / "a", **options))
     write: Callable[..., Any] = SearchLoop._promote
 
-    def die(self: SearchLoop, number: int, live: Any) -> None:
+    def die(self: SearchLoop, number: int, live: Any, *kept: Any) -> None:
         if live.epoch == 9:
             self._handle.commit()
             raise KeyboardInterrupt
-        write(self, number, live)
+        write(self, number, live, *kept)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SearchLoop, "_promote", die)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
+from autometa.searching import ray_executor
 from autometa.searching.executors import FINISHED
-from autometa.searching.ray_executor import _RETRIES, _UnitSearcher
+from autometa.searching.ray_executor import _RETRIES, RayExecutor, _UnitSearcher, room
 from autometa.searching.units import UnitResult, WorkUnit
 
 UNIT = WorkUnit(
@@ -31,7 +32,7 @@ class _Source:
         self.units = [UNIT]
         self.completed: list[tuple[WorkUnit, UnitResult]] = []
 
-    def next_unit(self) -> WorkUnit | Literal["FINISHED"] | None:
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
         if self.units:
             return self.units.pop()
         return FINISHED if self.completed else None
@@ -68,3 +69,62 @@ def test_a_unit_that_was_interrupted_is_not_handed_out_again() -> None:
     searcher.on_trial_complete("trial")
     assert searcher.suggest("next") is None
     assert not source.completed
+
+
+def test_a_worker_is_told_what_it_may_use() -> None:
+    searcher = _UnitSearcher(_Source(), 2, {"threads": 4, "share": 0.25})
+    unit = _unit_of(searcher.suggest("trial"))
+    assert (unit.threads, unit.share) == (4, 0.25)
+    searcher.on_trial_complete("trial", error=True)
+    unit = _unit_of(searcher.suggest("again"))
+    assert (unit.threads, unit.share) == (4, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("has", "cpus", "gpus", "fit"),
+    [
+        ({"CPU": 16.0}, 1, 0.0, 16),
+        ({"CPU": 16.0}, 3, 0.0, 5),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.1, 16),
+        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.1, 10),  # 1 / 0.1 in floating point
+        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.4, 2),
+        ({"CPU": 16.0}, 1, 0.5, 0),
+        ({}, 1, 0.0, 0),
+    ],
+)
+def test_how_many_workers_a_machine_has_room_for(
+    has: dict[str, float], cpus: int, gpus: float, fit: int
+) -> None:
+    assert room(has, {"CPU": float(cpus), "GPU": gpus}) == fit
+
+
+@pytest.mark.parametrize(
+    ("options", "asked_cpus", "workers", "own"),
+    [
+        ({"workers": 3}, 3, 3, {"threads": 1, "share": 1 / 3}),
+        ({"workers": 2, "cpus_per_worker": 4}, 8, 2, {"threads": 4, "share": 1 / 2}),
+        ({"workers": None, "cpus_per_worker": 4}, None, 6, {"threads": 4, "share": 1 / 4}),
+        ({"workers": None, "gpus_per_worker": 0.5}, None, 2, {"threads": 1, "share": 0.5}),
+    ],
+)
+def test_workers_take_their_share_of_the_machines(
+    options: dict[str, Any],
+    asked_cpus: int | None,
+    workers: int,
+    own: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": False, "Resources": {"CPU": 99.0}},
+    ]
+    monkeypatch.setattr(ray_executor.ray, "init", lambda **found: asked.update(found))
+    monkeypatch.setattr(ray_executor.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_executor.ray, "shutdown", lambda: None)
+    executor = RayExecutor(**options)
+    assert asked["num_cpus"] == asked_cpus
+    assert executor._workers == workers
+    assert executor._own == pytest.approx(own)
+    executor.close()

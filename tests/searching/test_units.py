@@ -6,16 +6,21 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from autometa.searching import units
 from autometa.searching.units import UnitResult, WorkUnit, curve_epochs, run_unit
+from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig
 from tests.searching.support import small_suite
 
 CONFIG = TrialConfig.from_flat(
     {"backbone.width": 8, "backbone.depth": 2, "optimizer.batch_size": 16}
 ).flat()
+#: of a network for which memory is never short
+TINY = (1, 1)
 
 
 @pytest.fixture
@@ -42,16 +47,18 @@ def without_times(result: UnitResult) -> list[object]:
 def test_unit_and_result_round_trip_as_json(unit: WorkUnit) -> None:
     assert WorkUnit.from_json(unit.to_json()) == unit
     result = run_unit(unit)
-    assert UnitResult.from_json(result.to_json()) == result
+    assert UnitResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    again = dataclasses.replace(unit, memory=result.memory)
+    assert WorkUnit.from_json(json.loads(json.dumps(again.to_json()))) == again
 
 
 def test_older_units_and_results_still_load(unit: WorkUnit) -> None:
     data = unit.to_json()
-    del data["measure"]
+    del data["measure"], data["memory"], data["share"], data["threads"]
     assert WorkUnit.from_json(data) == unit
-    result = run_unit(unit)
+    result = dataclasses.replace(run_unit(unit), memory=None, most=None)
     data = result.to_json()
-    del data["curves"], data["affinities"]
+    del data["curves"], data["affinities"], data["memory"], data["most"]
     assert UnitResult.from_json(data) == result
 
 
@@ -174,3 +181,140 @@ def test_the_probe_picks_a_chunk_and_does_not_change_results(
     probed = run_unit(dataclasses.replace(wide, chunk=None))
     assert probed.chunk == 2
     assert without_times(probed) == without_times(fused)
+
+
+def wide_unit(unit: WorkUnit, n: int, config: dict[str, object] = CONFIG) -> WorkUnit:
+    names = tuple(f"run-{k}" for k in range(n))
+    return dataclasses.replace(unit, names=names, configs=(config,) * n, seeds=tuple(range(n)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError("Unable to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_halves_the_bundle_and_goes_on(
+    error: Exception, unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = dataclasses.replace(wide_unit(unit, 8), chunk=8, memory=TINY)
+    whole = run_unit(wide)
+    assert whole.memory is None  # it was told
+    start, sizes = units.Trainer.start, []
+
+    def limited(self: units.Trainer, runs: list[units.Run]) -> units.PopulationState:
+        sizes.append(len(runs))
+        if len(runs) > 3:
+            raise error
+        return start(self, runs)
+
+    monkeypatch.setattr(units.Trainer, "start", limited)
+    found = run_unit(wide)
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert without_times(found) == without_times(whole)
+    assert found.most == 2
+    assert found.memory is not None  # the next unit of this shape starts with what fits
+    monkeypatch.setattr(units, "plannable", lambda device, share: int(2.1 * found.memory[0]))
+    sizes.clear()
+    assert without_times(run_unit(dataclasses.replace(wide, memory=found.memory))) == (
+        without_times(whole)
+    )
+    assert sizes == [2, 2, 2, 2]
+
+
+def test_a_run_too_big_for_memory_fails_with_its_reason(
+    unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: units.Trainer, runs: list[units.Run]) -> units.PopulationState:
+        raise MemoryError("Unable to allocate")
+
+    monkeypatch.setattr(units.Trainer, "start", never)
+    for chunk in (3, None):
+        found = run_unit(dataclasses.replace(unit, chunk=chunk))
+        assert [r.reason for r in found.results] == ["MemoryError: Unable to allocate"] * 3
+        assert found.most == 1
+
+
+def test_a_stack_is_cut_where_memory_is_short(
+    unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = wide_unit(unit, 9)
+    whole = run_unit(wide)
+    assert whole.memory is not None
+    assert whole.most is not None
+    assert whole.most > 9
+    a_run = max(whole.memory)
+    train, sizes = units.Trainer.train, []
+
+    def watched(self: units.Trainer, runs: list[units.Run], *more: object) -> object:
+        sizes.append(len(runs))
+        return train(self, runs, *more)
+
+    monkeypatch.setattr(units.Trainer, "train", watched)
+    probed: list[int] = []
+    monkeypatch.setattr(
+        units.Trainer, "step_seconds", lambda self, runs: probed.append(len(runs)) or 1.0
+    )
+    # 80% of half of the machine's memory is planned with
+    monkeypatch.setattr("autometa.training.memory.free_bytes", lambda device: int(10.1 * a_run))
+    half = dataclasses.replace(wide, share=0.5, memory=whole.memory)
+    found = run_unit(half)
+    assert sizes == [3, 3, 3]
+    assert max(probed) == 4
+    assert found.most == 4
+    assert without_times(found) == without_times(whole)
+    sizes.clear()
+    run_unit(dataclasses.replace(half, chunk=9))
+    assert sizes == [3, 3, 3]  # also where the probe had more memory
+    sizes.clear()
+    monkeypatch.setattr("autometa.training.memory.free_bytes", lambda device: a_run)
+    alone = run_unit(half)
+    assert sizes == [1] * 9  # too big for two
+    assert alone.most == 1
+    assert [r.reason for r in alone.results] == [None] * 9
+
+
+def test_a_probe_without_memory_takes_the_smaller_stack(
+    unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(self: units.Trainer, runs: list[units.Run]) -> float:
+        if len(runs) > 2:
+            raise MemoryError
+        return 1.0
+
+    wide = wide_unit(unit, 6)
+    whole = run_unit(dataclasses.replace(wide, chunk=6))
+    monkeypatch.setattr(units.Trainer, "step_seconds", seconds)
+    found = run_unit(wide)
+    assert found.chunk == 2
+    assert without_times(found) == without_times(whole)
+
+
+def test_a_unit_has_the_threads_of_its_worker(unit: WorkUnit) -> None:
+    before = torch.get_num_threads()
+    try:
+        run_unit(dataclasses.replace(unit, threads=2))
+        assert torch.get_num_threads() == 2
+        run_unit(unit)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_convolutions_may_be_stepped_one_by_one(
+    tmp_path: Path, unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    suite = TaskSuite.from_arrays(rng.normal(size=(40, 6, 6)), rng.normal(size=(40, 2)))
+    suite.without_test().save(tmp_path / "images")
+    config = TrialConfig.from_flat({"backbone.kind": "conv", "backbone.width": 4}).flat()
+    images = dataclasses.replace(
+        wide_unit(unit, 3, config), suite=str(tmp_path / "images"), fingerprint=suite.fingerprint
+    )
+    monkeypatch.setattr(units.Trainer, "step_seconds", lambda self, runs: float(len(runs)) ** 2)
+    found = run_unit(images)
+    assert found.chunk == 1
+    assert all(r.reason is None for r in found.results)
+    assert run_unit(wide_unit(unit, 3)).chunk is None  # a table's network: no choice below four

@@ -69,6 +69,7 @@ class TestRoles:
 
     def test_kinds_and_metrics(self, frame):
         fails(frame, "`kinds` names `ww`, which is no task", target="y", kinds={"ww": "binary"})
+        fails(frame, r"Found `kinds = \['binary'\]`", target="y", kinds=["binary"])
         fails(frame, r"Found `binry`. Did you mean `binary`", target="y", kinds="binry")
         fails(frame, "two values to be binary. Found 3", target="label", kinds="binary")
         fails(frame, "should hold numbers for regression", target="label", kinds="regression")

@@ -1,0 +1,138 @@
+"""Configurations worth a look, in spaces whose branches are known from trials only.
+
+In a conditional space a configuration is made from one that was tried: values are changed freely,
+but a choice that decides which other parameters there are is changed together with these, as in
+another trial that made that choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+
+from autometa.priors.coding import Category, Coding
+
+
+class Candidates:
+    """Draws rows of codes.
+
+    Args:
+        coding: of the sources and the target.
+        space: the target's parameters as far as it has been seen.
+        seen: [trial, parameter], configurations to start from.
+        required: parameters that every configuration of the target has.
+        lost: parameters that no configuration of the target has.
+    """
+
+    def __init__(
+        self,
+        coding: Coding,
+        space: Mapping[str, BaseDistribution],
+        seen: np.ndarray,
+        required: set[str],
+        lost: set[str],
+    ) -> None:
+        self.coding, self.space = coding, space
+        self.required = np.array([n in required for n in coding.names], dtype=bool)
+        self.lost = np.array([n in lost for n in coding.names], dtype=bool)
+        self._options = {
+            column: coding.options(name, space)
+            for column, name in enumerate(coding.names)
+            if isinstance(coding.parameters[name], Category)
+        }
+        limits = [coding.limits(name, space) for name in coding.names]
+        self._low, self._high = np.array(limits).reshape(-1, 2).T
+        self.seen = seen
+        self.dependents = self._find_dependents()
+
+    def draw(self, rng: np.random.Generator, starts: np.ndarray, n: int) -> np.ndarray:
+        """n rows: a third drawn anew, the others between and around the `starts`."""
+        fresh = self._anew(rng, self.seen[rng.integers(len(self.seen), size=n // 3)].copy())
+        first, second = starts[rng.integers(len(starts), size=(2, n - n // 3))]
+        mixed = np.where(
+            (rng.random(first.shape) < 0.5) & ~np.isnan(first) & ~np.isnan(second) & self._free(),
+            second,
+            first,
+        )
+        return self.valid(rng, np.concatenate([fresh, self.mutate(rng, mixed)]))
+
+    def mutate(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        """The rows with at least one value changed each, numbers by steps of many sizes."""
+        rows = rows.copy()
+        active = ~np.isnan(rows)
+        rate = 1.5 / np.maximum(active.sum(1), 1)
+        chosen = (rng.random(rows.shape) < rate[:, None]) & active
+        for row in np.flatnonzero(~chosen.any(1) & active.any(1)):
+            chosen[row, rng.choice(np.flatnonzero(active[row]))] = True
+        steps = rng.normal(size=rows.shape) * 10 ** rng.uniform(-2, -0.3, size=rows.shape)
+        for column in range(rows.shape[1]):
+            at = np.flatnonzero(chosen[:, column])
+            if column in self.dependents:
+                for row in at:
+                    self._switch(rng, rows[row], column)
+            elif column in self._options:
+                rows[at, column] = rng.choice(self._options[column], size=len(at))
+            else:
+                width = self._high[column] - self._low[column]
+                rows[at, column] += width * steps[at, column]
+        return self.valid(rng, rows)
+
+    def valid(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        """Rows that the target could have: without lost parameters, with required ones."""
+        rows[:, self.lost] = np.nan
+        for column, values in enumerate(rows.T):
+            missing = np.isnan(values)
+            wrong = missing & self.required[column]
+            if column in self._options:
+                wrong |= ~missing & ~np.isin(values, self._options[column])
+                values[wrong] = rng.choice(self._options[column], size=wrong.sum())
+            else:
+                values[wrong] = self._uniform(rng, column, wrong.sum())
+                values[:] = np.clip(values, self._low[column], self._high[column])
+        return self.coding.snap(rows, self.space)
+
+    def _anew(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        for column, active in enumerate(~np.isnan(rows).T):
+            at = np.flatnonzero(active)
+            if column in self.dependents:
+                for row in at[rng.random(len(at)) < 0.3]:
+                    self._switch(rng, rows[row], column)
+            elif column in self._options:
+                rows[at, column] = rng.choice(self._options[column], size=len(at))
+            else:
+                rows[at, column] = self._uniform(rng, column, len(at))
+        return rows
+
+    def _uniform(self, rng: np.random.Generator, column: int, n: int) -> np.ndarray:
+        return rng.uniform(self._low[column], self._high[column], size=n)
+
+    def _free(self) -> np.ndarray:
+        """[parameter]: can be changed by itself."""
+        free = np.ones(len(self.coding.names), dtype=bool)
+        free[list(self.dependents)] = False
+        return free
+
+    def _switch(self, rng: np.random.Generator, row: np.ndarray, column: int) -> None:
+        """Another choice, with the parameters that come and go with it as in some trial of it."""
+        others = self.seen[self.seen[:, column] != row[column]]
+        others = others[~np.isnan(others[:, column])]
+        if len(others):
+            choice = rng.choice(np.unique(others[:, column]))
+            other = others[rng.choice(np.flatnonzero(others[:, column] == choice))]
+            row[column] = choice
+            row[self.dependents[column]] = other[self.dependents[column]]
+
+    def _find_dependents(self) -> dict[int, np.ndarray]:
+        """Choice → parameters that are never there with one of its values, and are with another."""
+        found = {}
+        active = ~np.isnan(self.seen)
+        for column in self._options:
+            values = np.unique(self.seen[active[:, column], column])
+            shares = [active[self.seen[:, column] == v].mean(0) for v in values]
+            if len(shares) > 1:
+                depends = (np.min(shares, axis=0) == 0) & (np.max(shares, axis=0) > 0)
+                if depends.any():
+                    found[column] = np.flatnonzero(depends)
+        return found

@@ -1,0 +1,195 @@
+"""What a finished search leaves for the next: its suite in numbers, its space, its trials."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import Field, field_validator
+
+from autometa.config import Config
+from autometa.study import is_advised, rung_values, score_of
+
+STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+ARMS = ("sharing", "independent")
+
+
+class Facts(Config):
+    """All of a record but its trials, as JSON.
+
+    `study`, `id`, `finished`: which search it was, and when it ended (ISO 8601).
+    `suite`, `fingerprint`: what was searched; `episodic`: whether in episodes of held-out tasks.
+    `max_epochs`: of a trial. `space`: its YAML.
+    `distributions`: parameter → Optuna's JSON of its distribution, the widest of all trials.
+    `probes`: name → number, None where it could not be measured (`probes.measure`).
+    """
+
+    study: str = Field(max_length=200)
+    id: str = Field(max_length=64)
+    finished: str = Field(max_length=64)
+    suite: str = Field(max_length=500)
+    fingerprint: str = Field(max_length=200)
+    episodic: bool
+    max_epochs: int = Field(ge=1)
+    space: str
+    distributions: dict[str, dict[str, Any]]
+    probes: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
+
+    @field_validator("distributions")
+    @classmethod
+    def _readable(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, raw in value.items():
+            try:
+                found = json_to_distribution(json.dumps(raw))
+            except (ValueError, TypeError, KeyError) as exc:
+                raise ValueError(f"Distribution of `{name}` cannot be read ({exc}).") from None
+            choices = getattr(found, "choices", ())
+            if not all(isinstance(c, str | int | float | None) for c in choices):
+                raise ValueError(f"Choices of `{name}` should be plain values. Found {choices}.")
+            ends = [getattr(found, end, 0.0) for end in ("low", "high")]
+            if not all(math.isfinite(end) for end in ends):
+                raise ValueError(f"Range of `{name}` should be finite. Found {ends}.")
+        return value
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished search.
+
+    Attributes:
+        trials: those with parameters of their own, by number; the value is the score, higher is
+            better, also in a study that minimised a cost beside it. User attribute `arm`.
+    """
+
+    facts: Facts
+    trials: tuple[FrozenTrial, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the study, with what tells two of one name apart."""
+        return f"{self.facts.study}-{self.facts.id[:8]}"
+
+    def of_arm(self, arm: str) -> list[FrozenTrial]:
+        """The trials of one arm: what is good for one says little of the other."""
+        return [t for t in self.trials if t.user_attrs["arm"] == arm]
+
+    def counts(self) -> dict[str, int]:
+        """State → trials."""
+        return {s.name: sum(t.state == s for t in self.trials) for s in STATES}
+
+    def best(self) -> float | None:
+        """The best score of a completed trial."""
+        values = [t.value for t in self.trials if t.state == TrialState.COMPLETE]
+        return max((v for v in values if v is not None), default=None)
+
+
+def record_of(study: optuna.Study, probes: Mapping[str, float]) -> Record:
+    """The record of a study as `autometa search` leaves it.
+
+    Args:
+        study: with the attributes `suite`, `space`, `settings` and `id`.
+        probes: of its suite; NaN for what could not be measured.
+    """
+    attrs = study.user_attrs
+    own = [t for t in study.get_trials(deepcopy=False) if t.state in STATES and not is_advised(t)]
+    own = [t for t in own if t.params]
+    distributions = widest(own)
+    ended = max((t.datetime_complete for t in own if t.datetime_complete), default=None)
+    facts = Facts(
+        study=study.study_name,
+        id=attrs["id"],
+        finished=(ended or datetime.datetime.now()).isoformat(timespec="seconds"),
+        suite=attrs["suite"]["name"],
+        fingerprint=attrs["suite"]["fingerprint"],
+        episodic="episodes" in attrs,
+        max_epochs=attrs["settings"]["max_epochs"],
+        space=attrs["space"],
+        distributions={n: json.loads(distribution_to_json(d)) for n, d in distributions.items()},
+        probes={name: v if math.isfinite(v) else None for name, v in probes.items()},
+    )
+    trials = [
+        trial_of(
+            number=t.number,
+            arm=t.user_attrs.get("arm", "sharing"),
+            state=t.state.name,
+            value=score_of(t) if t.state == TrialState.COMPLETE else None,
+            params=t.params,
+            rungs={epoch: v for epoch, v in rung_values(t).items() if math.isfinite(v)},
+            distributions=distributions,
+        )
+        for t in own
+    ]
+    return Record(facts, tuple(trials))
+
+
+def trial_of(
+    *,
+    number: int,
+    arm: str,
+    state: str,
+    value: float | None,
+    params: Mapping[str, Any],
+    rungs: Mapping[int, float],
+    distributions: Mapping[str, BaseDistribution],
+) -> FrozenTrial:
+    """A trial of a record.
+
+    Raises:
+        ValueError: it is none: an unknown arm or state, a value where there is none or no value
+            where there is one, a parameter that is not known or is out of its range.
+    """
+    if arm not in ARMS or state not in {s.name for s in STATES}:
+        raise ValueError(f"Trial {number} has arm {arm!r} and state {state!r}")
+    unknown = next((name for name in params if name not in distributions), None)
+    if unknown is not None:
+        raise ValueError(f"Trial {number} has a parameter {unknown!r} without a distribution")
+    trial = create_trial(
+        state=TrialState[state],
+        value=value,
+        params=dict(params),
+        distributions={name: distributions[name] for name in params},
+        intermediate_values=dict(rungs),
+        user_attrs={"arm": arm},
+    )
+    trial.number = number
+    return trial
+
+
+def widest(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Parameter → a distribution that holds its values in all trials, whose ranges may depend on
+    other parameters."""
+    found: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            known = found.get(name)
+            found[name] = distribution if known is None else _union(known, distribution)
+    return found
+
+
+def _union(a: BaseDistribution, b: BaseDistribution) -> BaseDistribution:
+    if a == b or isinstance(a, CategoricalDistribution) or type(a) is not type(b):
+        return a  # Optuna refuses other choices or another kind within one study
+    if isinstance(a, IntDistribution) and isinstance(b, IntDistribution):
+        # steps from different lows do not meet
+        step = a.step if a.step == b.step and (a.low - b.low) % a.step == 0 else 1
+        low, high = min(a.low, b.low), max(a.high, b.high)
+        return IntDistribution(low, high, log=a.log, step=1 if a.log else step)
+    if isinstance(a, FloatDistribution) and isinstance(b, FloatDistribution):
+        same = (a.low, a.step) == (b.low, b.step)
+        ends = min(a.low, b.low), max(a.high, b.high)
+        return FloatDistribution(*ends, log=a.log, step=a.step if same else None)
+    return a

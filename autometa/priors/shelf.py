@@ -1,0 +1,134 @@
+"""Where priors are kept in the home folder: records of finished searches, and named priors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autometa.errors import UserError, nearest
+from autometa.home import Home, check_study_name
+from autometa.priors.prior_file import SUFFIX, Prior, merged, read_prior, write_prior
+from autometa.priors.records import Record
+
+Warn = Callable[[str], None]
+
+
+def keep(home: Home, record: Record) -> Path:
+    """Write a finished search's record; an older one of the same study is replaced.
+
+    Raises:
+        InfrastructureError: it cannot be written.
+    """
+    path = home.record(record.facts.study, record.facts.id)
+    return write_prior(path, Prior(record.name, (record,)))
+
+
+def records(home: Home, warn: Warn) -> list[Record]:
+    """All records of the home folder, oldest first; `warn` is told of those that are damaged."""
+    found: list[Record] = []
+    for path in sorted((home.priors / "records").glob(f"*{SUFFIX}")):
+        try:
+            found += read_prior(path).records
+        except UserError as exc:
+            warn(f"{exc} It is left out.")
+    return sorted(found, key=lambda record: (record.facts.finished, record.name))
+
+
+def names(home: Home) -> list[str]:
+    """The named priors."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in home.priors.glob(f"*{SUFFIX}"))
+
+
+def named(home: Home, name: str) -> Path:
+    """The file of a named prior; there need not be one yet.
+
+    Raises:
+        UserError: it is no name.
+    """
+    if name in ("auto", "off") or name.endswith(SUFFIX):
+        raise UserError(
+            f"Parameter `name` should be other than `auto` and `off` and without `{SUFFIX}`. "
+            f"Found `name = {name}`."
+        )
+    return home.priors / f"{check_study_name(name)}{SUFFIX}"
+
+
+def find(home: Home, text: str, warn: Warn) -> Prior:
+    """A prior by its name, or by the path of its file, or one record by its name.
+
+    Raises:
+        UserError: there is none (with the nearest name), or it is damaged.
+    """
+    known = names(home)
+    if text in known:
+        return read_prior(named(home, text))
+    path = Path(text).expanduser()
+    if path.is_file():
+        return read_prior(path)
+    kept = {record.name: record for record in records(home, warn)}
+    if text in kept:
+        return Prior(text, (kept[text],))
+    hint = nearest(text, [*known, *kept])
+    raise UserError(
+        "Parameter `prior` should be the name of a prior or a record of `autometa prior list`, or "
+        f"a prior file. Found `prior = {text}`.{hint}"
+    )
+
+
+def build(home: Home, name: str, parts: Sequence[str], warn: Warn, *, replace: bool) -> Prior:
+    """Make a named prior of records and other priors; of all records if none are named.
+
+    Raises:
+        UserError: the name is taken and `replace` is not set, or there is nothing to make it of.
+    """
+    path = _free(home, name, replace)
+    found = (
+        [find(home, part, warn) for part in parts]
+        if parts
+        else [Prior(r.name, (r,)) for r in records(home, warn)]
+    )
+    prior = merged(name, found)
+    if not prior.records:
+        raise UserError(
+            "There is no finished search to learn from yet. Each `autometa search` leaves a record."
+        )
+    write_prior(path, prior)
+    return prior
+
+
+def export(home: Home, file: Path, text: str | None, warn: Warn, *, replace: bool) -> Prior:
+    """Write a prior, or all records of the home folder, to a file of the user's.
+
+    Raises:
+        UserError: the file is there and `replace` is not set, or there is nothing to write.
+    """
+    if file.exists() and not replace:
+        raise UserError(f"File `{file}` exists. Name another, or add --force.")
+    if text is None:
+        stem = file.name.removesuffix(SUFFIX)
+        prior = merged(stem[:100], [Prior(r.name, (r,)) for r in records(home, warn)])
+    else:
+        prior = find(home, text, warn)
+    if not prior.records:
+        raise UserError("There is no record to export yet. Each `autometa search` leaves one.")
+    write_prior(file, prior)
+    return prior
+
+
+def take_in(home: Home, file: Path, name: str | None, *, replace: bool) -> Prior:
+    """Check a prior file from elsewhere and keep what was understood of it under a name.
+
+    Raises:
+        UserError: it is no prior, or the name is taken and `replace` is not set.
+    """
+    prior = read_prior(file)
+    prior = Prior(name or prior.name, prior.records)
+    write_prior(_free(home, prior.name, replace), prior)
+    return prior
+
+
+def _free(home: Home, name: str, replace: bool) -> Path:
+    path = named(home, name)
+    if path.exists() and not replace:
+        raise UserError(f"There is a prior `{name}` already. Choose another name, or add --force.")
+    return path

@@ -1,0 +1,155 @@
+"""Rivals of `TransferSampler` for `bench_transfer.py`: they begin with the same portfolio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from autometa.priors import TransferSampler, gp
+from autometa.priors.coding import Coding
+from autometa.priors.model import log_improvement
+from autometa.priors.sources import history, warp
+
+N_PORTFOLIO = 5
+N_CANDIDATES = 1000
+Sources = Sequence[Sequence[FrozenTrial]]
+
+
+class _AfterPortfolio(TransferSampler):
+    """The portfolio of `TransferSampler`, then another sampler, which sees its trials."""
+
+    def __init__(self, sources: Sources, seed: int, then: BaseSampler) -> None:
+        super().__init__(sources, seed=seed, n_portfolio=N_PORTFOLIO, cold_share=0.0)
+        self.then = then
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if trial.number < N_PORTFOLIO:
+            return {}
+        return self.then.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if trial.number < N_PORTFOLIO:
+            return {}
+        return self.then.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        sampler = super() if trial.number < N_PORTFOLIO else self.then
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class Rgpe(BaseSampler):
+    """Ranking-weighted Gaussian process ensemble (Feurer, Letham, Bakshy 2018).
+
+    A model's weight is the share of posterior samples in which it orders the target's trials best;
+    the target's own model is judged by leaving one out, and a source whose median loss exceeds the
+    95th percentile of the target's is left out. Spaces without branches only.
+    """
+
+    n_samples = 200
+
+    def __init__(self, sources: Sources, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        histories = [history(s, minimise=True) for s in sources]
+        self.coding = Coding([h.records() for h in histories])
+        self.models = [self._fit(h.params, warp(h.values)) for h in histories]
+
+    def _fit(self, params: Sequence[Any], z: np.ndarray) -> gp.GP:
+        data = gp.Data.plain(self.coding.embed(self.coding.codes(params)), z)
+        prior = gp.Hyper.default(len(self.coding.names))
+        return gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior))
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return trial.distributions or study.trials[0].distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        done = history(study.get_trials(deepcopy=False), minimise=True)
+        z = warp(done.values)
+        # uniform candidates, and changes of the best trials
+        uniform = optuna.samplers.RandomSampler(seed=int(self.rng.integers(2**31)))
+        params = [
+            {n: uniform.sample_independent(study, trial, n, d) for n, d in search_space.items()}
+            for _ in range(N_CANDIDATES)
+        ]
+        best = [done.params[i] for i in np.argsort(z)[:5]]
+        for i in range(N_CANDIDATES // 2):
+            kept = best[i % len(best)]
+            change = self.rng.random(len(search_space)) < 0.3
+            params[i] = {
+                n: params[i][n] if c else kept[n] for n, c in zip(search_space, change, strict=True)
+            }
+        new = self.coding.embed(self.coding.codes(params))
+        mean, deviation = self._predict(done.params, z, new)
+        order = np.argsort(-log_improvement(mean, deviation, float(z.min())))
+        return next((params[i] for i in order if params[i] not in done.params), params[order[0]])
+
+    def _predict(
+        self, params: Sequence[Any], z: np.ndarray, new: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation [candidate]."""
+        own = self._fit(params, z)
+        mean, variance = np.zeros(len(new)), np.zeros(len(new))
+        for weight, model in zip(
+            self._weights(own.data.x, z, own), [*self.models, own], strict=True
+        ):
+            if weight > 0:
+                m, deviation = model.predict(new)
+                mean, variance = mean + weight * m, variance + (weight * deviation) ** 2
+        return mean, np.sqrt(variance)
+
+    def _weights(self, x: np.ndarray, z: np.ndarray, own: gp.GP) -> np.ndarray:
+        """[source and target]."""
+        losses = []
+        for model in self.models:
+            mean, deviation = model.predict(x)
+            losses.append(self._loss(mean, deviation, z))
+        # leave-one-out of the target in closed form, with its hyperparameters as they are
+        inverse = np.linalg.inv(own.root @ own.root.T)
+        variance = 1 / np.diag(inverse)
+        target = self._loss(z - own.alpha * variance, np.sqrt(variance), z)
+        table = np.array([*losses, target])
+        bad = np.median(table[:-1], axis=1) > np.quantile(target, 0.95)
+        table[:-1][bad] = np.inf
+        ties = table + 1e-6 * self.rng.random(table.shape)
+        return np.bincount(ties.argmin(0), minlength=len(table)) / self.n_samples
+
+    def _loss(self, mean: np.ndarray, deviation: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """[sample]: pairs in the wrong order."""
+        drawn = mean + deviation * self.rng.normal(size=(self.n_samples, len(z)))
+        wrong = (drawn[:, :, None] < drawn[:, None, :]) != (z[:, None] < z[None, :])
+        return wrong.sum((1, 2)).astype(float)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        uniform = optuna.samplers.RandomSampler(seed=int(self.rng.integers(2**31)))
+        return uniform.sample_independent(study, trial, param_name, param_distribution)
+
+
+RIVALS: dict[str, Callable[[Sources, int], BaseSampler]] = {
+    "portfolio+tpe": lambda sources, seed: _AfterPortfolio(sources, seed, TPESampler(seed=seed)),
+    "rgpe": lambda sources, seed: _AfterPortfolio(sources, seed, Rgpe(sources, seed)),
+}

@@ -1,0 +1,76 @@
+"""Records and named priors in the home folder, and `autometa prior`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autometa.cli import app
+from autometa.errors import UserError
+from autometa.home import Home
+from autometa.priors import shelf
+from tests.priors.test_prior_file import record
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    found = Home(tmp_path / "home")
+    monkeypatch.setenv("AUTOMETA_HOME", str(found.root))
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def cli(*words: str) -> int:
+    return int(app(list(words), standalone_mode=False) or 0)
+
+
+def test_a_damaged_record_is_left_out_and_said(home: Home) -> None:
+    shelf.keep(home, record())
+    shelf.keep(home, record())  # the same study once more
+    shelf.keep(home, record("sales-1", 1))  # another of that name
+    (home.priors / "records" / "x.prior").write_text("no")
+    said: list[str] = []
+    assert len(shelf.records(home, said.append)) == 2
+    assert len(said) == 1
+    assert "x.prior" in said[0]
+
+
+def test_the_command_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("prior", "list") == 0
+    assert "No prior" in capsys.readouterr().err
+    assert cli("prior", "build", "ours") == 2
+    assert "no finished search" in capsys.readouterr().err
+    for seed in (0, 1):
+        shelf.keep(home, record(f"sales-{seed}", seed))
+    assert cli("prior", "build", "ours") == 0
+    assert "Built prior ours: 2 searches, 24 trials." in capsys.readouterr().out
+    assert cli("prior", "build", "ours") == 2
+    assert "already" in capsys.readouterr().err
+    assert cli("prior", "build", "one", "sales-1-00000001") == 0
+    assert cli("prior", "export", "ours.prior", "--name", "ours") == 0
+    assert cli("prior", "export", "ours.prior") == 2
+    assert cli("prior", "import", "ours.prior", "--name", "theirs") == 0
+    assert cli("prior", "import", "ours.prior") == 2
+    assert cli("prior", "import", "ours.prior", "--name", "../up") == 2
+    assert cli("prior", "import", "ours.prior", "--name", "auto") == 2
+    capsys.readouterr()
+    assert cli("prior", "list", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: len(records) for name, records in found["priors"].items()} == {
+        "one": 1, "ours": 2, "theirs": 2,
+    }  # fmt: skip
+    assert [row["record"] for row in found["records"]] == ["sales-0-00000000", "sales-1-00000001"]
+    assert found["records"][0]["states"] == {"COMPLETE": 9, "PRUNED": 2, "FAIL": 1}
+    assert cli("prior", "show", "theirs") == 0
+    assert "rows: 2.5" in capsys.readouterr().out
+    assert cli("prior", "show", "their") == 2
+    assert "Did you mean `theirs`?" in capsys.readouterr().err
+
+
+def test_a_hostile_import_leaves_nothing(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "bad.prior").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(UserError):
+        shelf.take_in(home, tmp_path / "bad.prior", None, replace=False)
+    assert not home.priors.exists()

@@ -42,7 +42,7 @@ _DIGITS = {"val": 5, "test": 5, "val_tasks": 4, "test_tasks": 4, "seconds": 4}
 """Decimals that are kept: what is beyond is far below the difference between two seeds."""
 _FACTS = (
     "family", "what", "origin", "licence", "problem", "tasks", "rows", "epochs", "steps_per_epoch",
-    "groups", "fingerprint",
+    "groups", "probes", "fingerprint",
 )  # fmt: skip
 
 
@@ -249,7 +249,7 @@ One row for each suite, configuration, seed and rung.
 
 Scores are rounded to 5 decimals, those of tasks to 4. The metadata of the file hold, as JSON, the
 space and the facts of each suite: family, origin, licence, tasks, rows, epochs, groups of tasks for
-trees, fingerprint.
+trees, probes, fingerprint.
 
 ## Suites
 

@@ -40,6 +40,7 @@ from _sharing_bench_suites import SUITES
 
 from autometa.metrics import evaluate
 from autometa.networks import Problem
+from autometa.priors.probes import measure
 from autometa.searching.costs import parameter_count
 from autometa.searching.settings import run_seed
 from autometa.tasks import Rows, TaskSuite
@@ -185,6 +186,7 @@ def make_plan(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         "steps_per_epoch": steps,
         "epochs": [first * RUNGS[0] // part for part in RUNGS],
         "groups": list(groups),
+        "probes": {n: v if np.isfinite(v) else None for n, v in measure(stripped).items()},
         "space": space.text,
         "settings": settings,
         "cells": [asdict(cell) for cell in cells],

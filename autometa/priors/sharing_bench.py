@@ -80,6 +80,7 @@ class BenchSuite:
         rows: of the splits `train`, `val`, `test`.
         epochs: at which runs were scored; the last is the length of a run.
         groups: what trees of many tasks are made of; empty for up to five tasks.
+        probes: the suite in numbers (`autometa.priors.probes`); None for what it has not.
         fingerprint: of the data and their split.
     """
 
@@ -94,6 +95,7 @@ class BenchSuite:
     epochs: tuple[int, ...]
     steps_per_epoch: int
     groups: tuple[str, ...]
+    probes: dict[str, float | None]
     fingerprint: str
 
     @classmethod

@@ -55,7 +55,7 @@ def facts(name: str, family: str) -> dict[str, Any]:
         "problem": same_kind("aligned").model_dump(mode="json"),
         "tasks": [{"name": n, "kind": "regression", "metric": "rmse"} for n in "xyz"],
         "rows": {"train": 60, "val": 20, "test": 20}, "epochs": EPOCHS, "steps_per_epoch": 1,
-        "groups": [], "fingerprint": "0",
+        "groups": [], "probes": {"rows": 1.8}, "fingerprint": "0",
     }  # fmt: skip
 
 

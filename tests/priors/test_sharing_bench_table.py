@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from autometa.priors import sharing_bench
+from autometa.priors.probes import PROBES
 from autometa.priors.sharing_bench import COLUMNS, TABLE, SharingBench
 from autometa.trial import TrialConfig, check
 
@@ -56,6 +57,7 @@ def test_scores_only(bench: SharingBench) -> None:
                 suite.problem.n_tasks
             }
         assert set(suite.tasks[0]) == {"name", "kind", "metric"}
+        assert set(suite.probes) == set(PROBES)
         assert len(suite.groups) <= 8
         assert all(len(group) == suite.problem.n_tasks for group in suite.groups)
 

@@ -16,6 +16,7 @@ import torch
 
 from autometa.networks import Problem
 from autometa.priors import sharing_bench
+from autometa.priors.probes import PROBES
 from autometa.space import Space
 from autometa.training.population import Trainer
 from autometa.training.state import Run
@@ -272,6 +273,9 @@ def test_the_table_holds_the_cells(built: Path, tmp_path: Path) -> None:
     plan = script.read(script.plan_path(built, "diabetes"))
     assert json.loads(row["params"]) == plan["cells"][1]["params"][1]
     assert runs.groupby("config")["core"].all().tolist() == [True, False] * 3 + [False] * 2
+    probes = bench.suite("diabetes").probes
+    assert set(probes) == set(PROBES)
+    assert probes["tasks"] == pytest.approx(np.log10(4))
     # the loader rebuilds the space of the suite
     table = bench.lookup("diabetes")
     configs = [c for cell in plan["cells"] if cell["arm"] == "sharing" for c in cell["configs"]]

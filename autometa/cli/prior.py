@@ -68,7 +68,7 @@ def build(
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
-    """Make a named prior of records, for `autometa search --prior NAME`."""
+    """Make a named prior of the records of finished searches."""
     from autometa.priors import shelf
 
     prior = shelf.build(Home.find(home), name, parts or [], note, replace=force)

@@ -26,7 +26,6 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from autometa.errors import ConfigError, DataError, nearest
 
@@ -242,6 +241,8 @@ def evaluate_task(
     pairs = float(positive.sum() * (~positive).sum())
     if not pairs:
         return np.zeros(pred.shape[:-2]), 0.0
+    from scipy import stats  # a second to import, which every worker would wait for
+
     ranks = stats.rankdata(pred[..., 0], axis=-1)
     n_pos = int(positive.sum())
     right = ranks[..., positive].sum(-1) - n_pos * (n_pos + 1) / 2  # pairs in order, ties half

@@ -36,7 +36,6 @@ from autometa.networks.keys import fold, new_key
 from autometa.sharing import Params
 from autometa.tasks.episodes import EpisodeShape
 from autometa.training.optimizers import OPTIMIZERS, Rates
-from autometa.training.state import Layout
 from autometa.trial import TrialConfig, build
 
 ROWS = 10
@@ -122,34 +121,30 @@ def sinusoids(n_tasks: int, generator: torch.Generator) -> Episode:
 
 
 class _Way(ABC):
-    """What both have in common: one run's parameters as a row, clipping and AdamW."""
+    """What both have in common: one run's parameters, clipping and AdamW."""
 
     def __init__(self, learner: Learner, episode: Episode) -> None:
         params, _ = learner.init(torch.Generator().manual_seed(0))
         self.learner, self.episode = learner, episode
-        self.layout = Layout(params)
-        self.values = self.layout.pack(params)[None]
-        self.slots = {name: torch.zeros_like(self.values) for name in OPTIMIZERS["adamw"].slots}
-        self.leaves = {
-            name: leaf.detach().requires_grad_()
-            for name, leaf in self.layout.unpack(self.values).items()
-        }
-        self._optimizer = OPTIMIZERS["adamw"]()
+        values = {name: leaf[None].clone() for name, leaf in params.items()}
+        self.leaves = {n: leaf.detach().requires_grad_() for n, leaf in values.items()}
+        rule = OPTIMIZERS["adamw"]
+        slots = {s: {n: torch.zeros_like(v) for n, v in values.items()} for s in rule.slots}
+        self._optimizer = rule(values, slots)
         self.number = 0
 
     @abstractmethod
-    def gradient(self) -> Tensor:
-        """Gradient of the mean loss [run, P]."""
+    def gradient(self) -> Params:
+        """Gradients of the mean loss, by leaf [run, …]."""
 
     def step(self) -> None:
         self.number += 1
-        packed = self.gradient()
+        grads = self.gradient()
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
-            packed.mul_((CLIP / (norm + 1e-6)).clamp(max=1.0))
-            rates = [Rates(LR, 0.0, 0.0)]
-            segments = self.layout.segments
-            self._optimizer.update(self.values, packed, self.slots, rates, segments, self.number)
+            norms = [torch.linalg.vector_norm(grad) for grad in grads.values()]
+            clipped = (CLIP / (torch.stack(norms).norm() + 1e-6)).clamp(max=1.0)
+            grads = {name: grad * clipped for name, grad in grads.items()}
+            self._optimizer.step(grads, [Rates(LR, 0.0, 0.0)], self.number)
 
 
 class Vectorised(_Way):
@@ -161,7 +156,7 @@ class Vectorised(_Way):
         self.rates = {"inner_lr": torch.tensor([INNER_LR])}
         self.rows = Episode(*(Batch(*(rows[None] for rows in part)) for part in episode))
 
-    def gradient(self) -> Tensor:
+    def gradient(self) -> Params:
         def one(p: Params, rows: Episode, key: Tensor, rates: Params) -> tuple[Tensor, Tensor]:
             step = Step(True, key, rates)
             phi = self.learner.adapt(p, {}, rows.support, step)
@@ -169,13 +164,13 @@ class Vectorised(_Way):
 
         losses, _ = vmap(one)(self.leaves, self.rows, fold(self.key, self.number), self.rates)
         found = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
-        return self.layout.pack(dict(zip(self.leaves, found, strict=True)))
+        return dict(zip(self.leaves, found, strict=True))
 
 
 class Loop(_Way):
     """One task after the other, in plain functions."""
 
-    def gradient(self) -> Tensor:
+    def gradient(self) -> Params:
         leaves = list(self.leaves.values())
         theta = {name: leaf[0, 0] for name, leaf in self.leaves.items()}
         support, query = self.episode
@@ -190,7 +185,7 @@ class Loop(_Way):
             }
             losses.append(F.mse_loss(forward(phi, query.x[task]), query.y[task]))
         total = torch.autograd.grad(torch.stack(losses).mean(), leaves)
-        return self.layout.pack(dict(zip(self.leaves, total, strict=True)))
+        return dict(zip(self.leaves, total, strict=True))
 
 
 def forward(params: Params, x: Tensor) -> Tensor:

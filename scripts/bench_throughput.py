@@ -47,20 +47,22 @@ from pathlib import Path
 from typing import Any
 
 CONTENDERS = ("autometa", "default", "reused")
+#: widths and rows a step
+SIZES = {"small": ((32, 48, 64), 256), "shipped": ((32, 96, 192), 64)}
 PEER = Path(__file__).with_name("ray_tune_peer.py")
 #: what `ray_tune_peer.py` searches
 SPACE = """
 parameters:
   backbone.kind: mlp
   backbone.depth: 3
-  backbone.width: {type: categorical, choices: [32, 96, 192]}
-  backbone.dropout: {type: float, low: 0.0, high: 0.5}
-  sharing.kind: {type: categorical, choices: [hard]}
-  sharing.split_at: {type: int, low: 1, high: 3, when: {sharing.kind: hard}}
-  optimizer.lr: {type: float, low: 3.0e-4, high: 2.0e-2, log: true}
-  optimizer.weight_decay: {type: float, low: 1.0e-6, high: 1.0e-1, log: true}
-  optimizer.schedule: {type: categorical, choices: [cosine, constant]}
-  optimizer.batch_size: 64
+  backbone.width: {{type: categorical, choices: [{widths}]}}
+  backbone.dropout: {{type: float, low: 0.0, high: 0.5}}
+  sharing.kind: {{type: categorical, choices: [hard]}}
+  sharing.split_at: {{type: int, low: 1, high: 3, when: {{sharing.kind: hard}}}}
+  optimizer.lr: {{type: float, low: 3.0e-4, high: 2.0e-2, log: true}}
+  optimizer.weight_decay: {{type: float, low: 1.0e-6, high: 1.0e-1, log: true}}
+  optimizer.schedule: {{type: categorical, choices: [cosine, constant]}}
+  optimizer.batch_size: {batch_size}
 """
 
 
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="seeds 0, 1, … (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--sizes", choices=SIZES, default="small",
+        help="small: 32 to 64 units and 256 rows a step; shipped: 32 to 192 and 64, as in the "
+        "space `hard` (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="2 trials of 1 epoch, once")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # autometa, here
@@ -100,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows += with_equal_time([found[name] for name in names])
         for row in rows[-len(names) :]:
             print(line(row), flush=True)
-    facts = {key: getattr(args, key) for key in ("n_trials", "epochs", "workers", "device")}
+    keys = ("n_trials", "epochs", "workers", "device", "sizes")
+    facts = {key: getattr(args, key) for key in keys}
     print(json.dumps({**facts, "torch": version("torch"), **summary(rows), "rows": rows}))
 
 
@@ -138,7 +146,9 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder) / "space.yaml"
-        space.write_text(SPACE, encoding="utf-8")
+        widths, batch_size = SIZES[args.sizes]
+        text = SPACE.format(widths=", ".join(map(str, widths)), batch_size=batch_size)
+        space.write_text(text, encoding="utf-8")
         started = time.time()
         with contextlib.suppress(_Searched):
             autometa.search(
@@ -178,10 +188,12 @@ def _timed(call: Callable[..., Any], name: str, seconds: dict[str, float]) -> Ca
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One contender in a process of its own, watched from here."""
+    widths, batch_size = SIZES[args.sizes]
+    sizes = ["--widths", ",".join(map(str, widths)), "--batch-size", str(batch_size)]
     programs = {
-        "autometa": [__file__, "--one"],
-        "default": [str(PEER)],
-        "reused": [str(PEER), "--reuse-actors"],
+        "autometa": [__file__, "--one", "--sizes", args.sizes],
+        "default": [str(PEER), *sizes],
+        "reused": [str(PEER), *sizes, "--reuse-actors"],
     }
     command = [sys.executable, *programs[name], "--seed", str(seed)]
     for key in ("n_trials", "epochs", "workers", "device"):

@@ -33,9 +33,8 @@ with warnings.catch_warnings():
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-DEPTH, BATCH_SIZE = 3, 64
+DEPTH = 3
 SPACE = {
-    "width": tune.choice([32, 96, 192]),
     "split_at": tune.randint(1, DEPTH + 1),
     "dropout": tune.uniform(0.0, 0.5),
     "lr": tune.loguniform(3e-4, 2e-2),
@@ -52,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of a trial (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument("--widths", default="32,48,64", help="of the layers (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=256, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--reuse-actors", action="store_true")
     print(json.dumps(search(parser.parse_args(argv))))
@@ -87,7 +88,7 @@ class Training:
         torch.manual_seed(config["seed"])
         self.device = torch.device(config["device"])
         x, y = data["x"], data["y"]
-        self.loader = DataLoader(TensorDataset(x, y), batch_size=BATCH_SIZE, shuffle=True)
+        self.loader = DataLoader(TensorDataset(x, y), batch_size=config["batch_size"], shuffle=True)
         self.val_x, self.val_y = data["val_x"].to(self.device), data["val_y"].to(self.device)
         self.model = DigitsNet(
             x.shape[1], y.shape[1], config["width"], config["split_at"], config["dropout"]
@@ -178,7 +179,14 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
             tune.with_resources(
                 tune.with_parameters(trainable, data=digits()), {"cpu": 1, "gpu": gpus}
             ),
-            param_space={**SPACE, "epochs": args.epochs, "device": args.device, "seed": args.seed},
+            param_space={
+                **SPACE,
+                "width": tune.choice([int(width) for width in args.widths.split(",")]),
+                "batch_size": args.batch_size,
+                "epochs": args.epochs,
+                "device": args.device,
+                "seed": args.seed,
+            },
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",

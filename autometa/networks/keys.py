@@ -36,16 +36,17 @@ def fold(key: Int[Tensor, "*batch"], data: Int[Tensor, "*other"] | int) -> Int[T
 def keep(
     key: Int[Tensor, ""], stream: int, rate: Float[Tensor, ""], shape: Sequence[int]
 ) -> Bool[Tensor, "*shape"]:
-    """True with probability 1 − `rate`, entry by entry.
+    """True with probability 1 − `rate` (in steps of 2⁻¹⁶), entry by entry.
 
     Args:
         stream: numbers apart the draws from one key.
         rate: in [0, 1).
     """
-    bits = _mix(_counter(math.prod(shape), key.device) + (key + _int32(stream * _STREAM)))
-    # compare as int32: the bits are uniform on [−2³¹, 2³¹)
-    threshold = (rate.double() * 2.0**32 - 2.0**31).to(torch.int32)
-    return (bits >= threshold).reshape(tuple(shape))
+    count = math.prod(shape)
+    bits = _mix(_counter((count + 1) // 2, key.device) + (key + _int32(stream * _STREAM)))
+    # each half of the bits is one draw, uniform on [−2¹⁵, 2¹⁵)
+    threshold = (rate.double() * 2.0**16 - 2.0**15).to(torch.int16)
+    return (bits.view(torch.int16)[:count] >= threshold).reshape(tuple(shape))
 
 
 def normal(

@@ -45,7 +45,7 @@ def dropout(h: Float[Tensor, "*shape"], step: Step, layer: int) -> Float[Tensor,
     if not step.train or rate is None or step.key is None:
         return h
     kept = keep(step.key, layer, rate, h.shape)
-    return h * (kept / (1.0 - rate)).to(h.dtype)
+    return h * (kept.to(h.dtype) * (1.0 / (1.0 - rate)).to(h.dtype))
 
 
 def per_channel(value: Float[Tensor, " channel"], ndim: int) -> Tensor:

@@ -116,11 +116,10 @@ class SearchLoop:
         self._restore()
 
     def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
-        """The next unit; new trials are suggested when no suggested one is left to start."""
+        """The next unit, from the trials that wait and the new ones that join them."""
         if self.is_late():
             return None if self._running else FINISHED
-        if not any(live.epoch == 0 for live in self._waiting.values()):
-            self._ask()
+        self._ask()
         if not self._waiting:
             return None if self._running else FINISHED
         numbers = self._largest_group(workers)
@@ -240,8 +239,12 @@ class SearchLoop:
         self._handle.commit()
 
     def _ask(self) -> None:
+        """Suggest trials until enough wait to choose from."""
         settings = self._settings
-        for _ in range(min(ask_ahead(settings.n_trials), settings.n_trials - self._total)):
+        missing = ask_ahead(settings.n_trials) - len(self._waiting)
+        if missing <= 0 or self._total >= settings.n_trials:
+            return
+        for _ in range(min(missing, settings.n_trials - self._total)):
             arm = self._next_arm()
             if arm is None:
                 break

@@ -1,4 +1,4 @@
-"""Which waiting runs become a unit, and how many trials are suggested ahead to choose from."""
+"""Which waiting runs become a unit, and how many runs wait to be chosen from."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from autometa.study import StudyHandle
 
 #: runs of one unit at most
 MAX_BUNDLE = 64
-#: trials suggested at once: at least and at most
-_ASKED = (16, 64)
+#: trials that wait, at least and at most
+_WAITING = (16, 64)
 
 Key = TypeVar("Key")
 
 
 def ask_ahead(n_trials: int) -> int:
-    """Trials to suggest at once, before any of them has run: a quarter of all, 16 to 64.
+    """Trials that wait while there are new ones to suggest: a quarter of all, 16 to 64.
 
-    The more there are to choose from, the fuller units are, and the less the sampler knows. In a
-    search of 128 trials over 9 shapes units hold 4.7 runs with 16 ahead and 6.7 with 64.
+    The more there are to choose from, the fuller units are, and the less the sampler knows. Trials
+    that were promoted wait among them for others of their shape.
     """
-    low, high = _ASKED
+    low, high = _WAITING
     return min(high, max(low, n_trials // 4))
 
 

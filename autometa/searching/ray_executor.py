@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -17,8 +19,6 @@ from typing import Any
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
-# one unit is staged while all workers are busy: Tune keeps an idle actor only for a staged trial
-os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 with warnings.catch_warnings():
@@ -34,6 +34,27 @@ from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
 #: how often a unit is run again after its worker process died
 _RETRIES = 3
+#: seconds that the workers which are up wait for the others
+_GATHERING = 60.0
+
+
+class Gate:
+    """Where the first workers gather, so that all start at the same time.
+
+    An idle actor takes over a trial whose own actor is still starting, which Tune then kills; with
+    short units one worker would do all the work and the others would start again and again.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._missing = workers
+
+    def arrive(self) -> None:
+        """Another worker is up."""
+        self._missing -= 1
+
+    def is_open(self) -> bool:
+        """Whether all have been up."""
+        return self._missing <= 0
 
 
 class UnitTrainable(Trainable):
@@ -41,8 +62,15 @@ class UnitTrainable(Trainable):
 
     work = staticmethod(run_unit)
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], gate: Any = None) -> None:
         self._unit = config["unit"]
+        if gate is None:
+            return
+        with contextlib.suppress(ray.exceptions.RayActorError):  # its node is gone
+            ray.get(gate.arrive.remote())
+            until = time.monotonic() + _GATHERING
+            while not ray.get(gate.is_open.remote()) and time.monotonic() < until:
+                time.sleep(0.05)
 
     def step(self) -> dict[str, Any]:
         result = self.work(WorkUnit.from_json(json.loads(self._unit)))
@@ -105,6 +133,10 @@ class RayExecutor:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would abort the driver
         rooms = [room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"]]
         self._workers = workers or max(1, sum(rooms))
+        # All may start at once. Beyond them one unit is staged (`_UnitSearcher`), since Tune keeps
+        # an idle actor only for a staged trial.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._workers)
+        self._first = min(self._workers, sum(rooms))
         beside = min(self._workers, max([1, *rooms]))  # workers on one machine
         share = min(1.0, gpus_per_worker) if gpus_per_worker else 1.0 / beside
         self._own = {"threads": cpus_per_worker, "share": share}
@@ -113,7 +145,8 @@ class RayExecutor:
         """Run units until the source is finished; False if the user interrupted."""
         searcher = _UnitSearcher(source, self._workers, self._own)
         needs = {name.lower(): count for name, count in self._needs.items()}
-        trainable = tune.with_resources(self._trainable, needs)
+        gate = ray.remote(num_cpus=0)(Gate).remote(self._first) if self._first > 1 else None
+        trainable = tune.with_resources(tune.with_parameters(self._trainable, gate=gate), needs)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

@@ -18,13 +18,13 @@ class Gradients(NamedTuple):
     Attributes:
         losses: objectives [run].
         task_losses: [run, task].
-        packed: gradients of the objectives, balanced [run, P].
+        leaves: gradients of the objectives, balanced, as the optimizer takes them [run, …].
         buffers: after the forward pass.
     """
 
     losses: Tensor
     task_losses: Tensor
-    packed: Tensor
+    leaves: Params
     buffers: Params
 
 
@@ -33,7 +33,7 @@ def join(parts: Sequence[Gradients]) -> Gradients:
     return Gradients(
         torch.cat([part.losses for part in parts]),
         torch.cat([part.task_losses for part in parts]),
-        torch.cat([part.packed for part in parts]),
+        {n: torch.cat([part.leaves[n] for part in parts]) for n in parts[0].leaves},
         {n: torch.cat([part.buffers[n] for part in parts]) for n in parts[0].buffers},
     )
 

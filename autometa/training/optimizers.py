@@ -1,21 +1,20 @@
-"""AdamW and SGD over stacked parameters: one row a run, rates and decay per run.
+"""AdamW and SGD over stacked parameters: each run has rates and decay of its own.
 
-The leaves of a run are one row of a matrix [run, P] in up to three segments, so torch's fused
-kernels update a run in two or three calls whatever the number of leaves: one pass over memory,
-where the same arithmetic written with tensor operations takes about ten.
+torch's fused kernels take all leaves of a run that are treated alike in one call, so a step is one
+pass over memory, where the same arithmetic written with tensor operations takes about ten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-Matrix = Float[Tensor, "run parameter"]
+from autometa.sharing import Params
 
 
 @dataclass(frozen=True)
@@ -33,38 +32,76 @@ class Rates:
     mixing: float = 1.0
 
 
-class Segments(NamedTuple):
-    """How many of a row's numbers have weight decay, none, and none but a rate of their own."""
-
-    decayed: int
-    plain: int
-    mixing: int
+#: leaves that are treated alike: with weight decay, without, and without but with a rate of their
+#: own
+DECAYED, PLAIN, MIXING = 0, 1, 2
 
 
-class Optimizer(Protocol):
-    """A pure update rule; its state is a dict of [run, parameter] matrices."""
+def segment(name: str) -> int:
+    """How a leaf is treated: weight matrices have weight decay; biases, embeddings and what belongs
+    to the balancer have none."""
+    if name.startswith("mixing."):
+        return MIXING
+    return DECAYED if name.endswith(".weight") and not name.startswith("embedding.") else PLAIN
 
-    slots: tuple[str, ...]
 
-    def update(
-        self,
-        values: Matrix,
-        grads: Matrix,
-        state: dict[str, Matrix],
-        rates: Sequence[Rates],
-        segments: Segments,
-        step: int,
-    ) -> None:
-        """Update `values` and `state` in place.
+class Optimizer(ABC):
+    """An update rule of the leaves of a population, bound to their memory.
+
+    Args:
+        values: leaf → [run, …], contiguous; changed in place.
+        state: a mapping like `values` for each of `slots`; changed in place.
+    """
+
+    slots: ClassVar[tuple[str, ...]]
+
+    def __init__(self, values: Params, state: Mapping[str, Params]) -> None:
+        self._order = {part: [n for n in values if segment(n) == part] for part in range(3)}
+        self._values = self._by_run(values)
+        self._state = [self._by_run(state[slot]) for slot in self.slots]
+
+    def step(self, grads: Params, rates: Sequence[Rates], number: int) -> None:
+        """Update in place.
 
         Args:
+            grads: like `values`.
             rates: one a run.
-            segments: what lies where in a row.
-            step: counts from 1.
+            number: of this step, from 1.
         """
+        of_runs = self._by_run(grads)
+        for k, run in enumerate(rates):
+            how = ((run.lr, run.weight_decay), (run.lr, 0.0), (run.lr * run.mixing, 0.0))
+            for part, (lr, decay) in enumerate(how):
+                if self._order[part]:
+                    state = [slot[k][part] for slot in self._state]
+                    self.update(
+                        self._values[k][part], of_runs[k][part], state, number, run,
+                        lr, decay,
+                    )  # fmt: skip
+
+    @abstractmethod
+    def update(
+        self,
+        values: list[Tensor],
+        grads: list[Tensor],
+        state: list[list[Tensor]],
+        number: int,
+        rates: Rates,
+        lr: float,
+        decay: float,
+    ) -> None:
+        """Update one run's leaves of one kind; `state` has a list for each of `slots`."""
+
+    def _by_run(self, leaves: Params) -> list[list[list[Tensor]]]:
+        """Views of each run's leaves [run][segment][leaf]."""
+        runs = {name: leaf.unbind() for name, leaf in leaves.items()}
+        return [
+            [[runs[name][k] for name in self._order[part]] for part in range(3)]
+            for k in range(len(next(iter(leaves.values()))))
+        ]
 
 
-class AdamW:
+class AdamW(Optimizer):
     """Loshchilov & Hutter 2019, with β = (0.9, 0.999) and ε = 1e-8.
 
     θ ← θ − lr·λ·θ; m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²;
@@ -75,79 +112,61 @@ class AdamW:
 
     def update(
         self,
-        values: Matrix,
-        grads: Matrix,
-        state: dict[str, Matrix],
-        rates: Sequence[Rates],
-        segments: Segments,
-        step: int,
+        values: list[Tensor],
+        grads: list[Tensor],
+        state: list[list[Tensor]],
+        number: int,
+        rates: Rates,
+        lr: float,
+        decay: float,
     ) -> None:
-        taken = torch.tensor(float(step), device=values.device)
-        values_of, grads_of, mean_of, square_of = (
-            _rows(matrix, segments) for matrix in (values, grads, state["mean"], state["square"])
+        mean, square = state
+        taken = torch.full((), float(number), device=values[0].device)
+        # torch's `adamw` calls the same kernel, after sorting what it is given by device
+        torch._fused_adamw_(
+            values,
+            grads,
+            mean,
+            square,
+            [],
+            [taken] * len(values),
+            lr=lr,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
         )
-        for k, run in enumerate(rates):
-            for part, lr, decay in _parts(segments, run):
-                # torch's `adamw` calls the same kernel, after sorting what it is given by device
-                torch._fused_adamw_(
-                    [values_of[part][k]],
-                    [grads_of[part][k]],
-                    [mean_of[part][k]],
-                    [square_of[part][k]],
-                    [],
-                    [taken],
-                    lr=lr,
-                    beta1=0.9,
-                    beta2=0.999,
-                    weight_decay=decay,
-                    eps=1e-8,
-                    amsgrad=False,
-                    maximize=False,
-                )
 
 
-class SGD:
+class SGD(Optimizer):
     """g ← g + λθ; b ← μb + g; θ ← θ − lr·b (torch's form, momentum without dampening)."""
 
     slots = ("momentum",)
 
     def update(
         self,
-        values: Matrix,
-        grads: Matrix,
-        state: dict[str, Matrix],
-        rates: Sequence[Rates],
-        segments: Segments,
-        step: int,
+        values: list[Tensor],
+        grads: list[Tensor],
+        state: list[list[Tensor]],
+        number: int,
+        rates: Rates,
+        lr: float,
+        decay: float,
     ) -> None:
-        values_of, grads_of, momentum_of = (
-            _rows(matrix, segments) for matrix in (values, grads, state["momentum"])
+        torch._fused_sgd_(  # torch's `sgd` calls the same kernel
+            values,
+            grads,
+            state[0] if rates.momentum else [],
+            weight_decay=decay,
+            momentum=rates.momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
         )
-        for k, run in enumerate(rates):
-            for part, lr, decay in _parts(segments, run):
-                torch._fused_sgd_(  # torch's `sgd` calls the same kernel
-                    [values_of[part][k]],
-                    [grads_of[part][k]],
-                    [momentum_of[part][k]] if run.momentum else [],
-                    weight_decay=decay,
-                    momentum=run.momentum,
-                    lr=lr,
-                    dampening=0.0,
-                    nesterov=False,
-                    maximize=False,
-                    is_first_step=False,
-                )
 
 
-def _rows(matrix: Matrix, segments: Segments) -> list[tuple[Tensor, ...]]:
-    """Views of the segments of every run: [segment][run]."""
-    return [piece.unbind() for piece in matrix.split(list(segments), dim=1)]
-
-
-def _parts(segments: Segments, run: Rates) -> list[tuple[int, float, float]]:
-    """Number, learning rate and weight decay of every segment that is not empty."""
-    how = ((run.lr, run.weight_decay), (run.lr, 0.0), (run.lr * run.mixing, 0.0))
-    return [(k, lr, decay) for k, (lr, decay) in enumerate(how) if segments[k]]
-
-
-OPTIMIZERS: dict[str, type[AdamW] | type[SGD]] = {"adamw": AdamW, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD}

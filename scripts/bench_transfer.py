@@ -36,15 +36,19 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _transfer_rivals import RIVALS
+from _transfer_candidates import CANDIDATES
+from _transfer_rivals import RIVALS, AfterPortfolio
 from _transfer_tables import FAMILIES, Table, load_table
 
 from autometa.priors import TransferSampler
+from autometa.priors.sampler import DROPPED, PROPOSED_BY
 
 N_SOURCE_TRIALS = 100
 POINTS = (1, 5, 10, 25, 50)
 COLD = ("random", "tpe", "gp")
 WARM = ("portfolio+tpe", "rgpe", "transfer")
+MODELS = tuple(CANDIDATES)
+"""Other models of the transfer, only if asked for by `--methods`."""
 EXAMS = {
     "siblings": "other tables of the family",
     "negated": "the same with their values negated",
@@ -63,6 +67,7 @@ class OnTable(BaseSampler):
         self.free = table.side == side
         self.rows: list[int] = []
         self.seconds: list[float] = []
+        self.trials: list[FrozenTrial] = []
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -115,6 +120,7 @@ def search(
     for _ in range(n_trials):
         trial = study.ask(table.space)
         study.tell(trial, float(values[on_table.rows[-1]]))
+    on_table.trials = study.trials
     return on_table
 
 
@@ -176,7 +182,8 @@ def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
         return GPSampler(seed=seed, warn_independent_sampling=False)
     if task.method == "transfer":
         return TransferSampler(sources, seed=seed)
-    return RIVALS[task.method](sources, seed)
+    then = {**RIVALS, **CANDIDATES}[task.method](sources, seed)
+    return AfterPortfolio(sources, seed, then)
 
 
 def run_task(task: Task, out: Path, n_trials: int) -> None:
@@ -188,7 +195,10 @@ def run_task(task: Task, out: Path, n_trials: int) -> None:
     sources = [] if task.exam == "cold" else sources_of(task, out)
     found = search(make(task, sources), table, table.loss, 0, n_trials, task.seed)
     regret = np.minimum.accumulate(table.regret()[found.rows])
-    write(task.path(out), {"regret": regret.tolist(), "seconds": found.seconds})
+    by = [t.system_attrs.get(PROPOSED_BY) for t in found.trials]
+    dropped = [json.loads(t.system_attrs.get(DROPPED, "[]")) for t in found.trials]
+    content = {"regret": regret.tolist(), "seconds": found.seconds, "by": by, "dropped": dropped}
+    write(task.path(out), content)
 
 
 def write(path: Path, content: Any) -> None:
@@ -243,7 +253,7 @@ def summary(tasks: Sequence[Task], out: Path, exam: str, methods: Sequence[str])
             "reaches_tpe": int(reached[0]) + 1 if len(reached) else None,
             "ratio": {
                 f"{rival}@{n}": ratio(table[:, n - 1], found[rival][:, n - 1])
-                for rival in ("tpe", "gp", "portfolio+tpe")
+                for rival in ("tpe", "gp", "portfolio+tpe", "transfer")
                 for n in POINTS
                 if rival in found and rival != method and n <= len(mean)
             },

@@ -115,7 +115,7 @@ def test_starts_near_the_sources_best() -> None:
     study = run(bowl(3.5, -3, "b"), SOURCES, 8)
     random = searched(bowl(3.5, -3, "b"), 8)
     # the random trial puts the sources to the test
-    assert proposed_by(study)[:6] == ["portfolio"] * 3 + ["random"] + ["portfolio"] * 2
+    assert proposed_by(study)[:7] == ["portfolio"] * 5 + ["random", "model"]
     assert study.trials[0].params["kind"] == "b"
     assert study.trials[0].value < 1
     assert study.best_value < 0.5 * random.best_value

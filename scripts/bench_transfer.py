@@ -47,8 +47,6 @@ N_SOURCE_TRIALS = 100
 POINTS = (1, 5, 10, 25, 50)
 COLD = ("random", "tpe", "gp")
 WARM = ("portfolio+tpe", "rgpe", "transfer")
-MODELS = tuple(CANDIDATES)
-"""Other models of the transfer, only if asked for by `--methods`."""
 EXAMS = {
     "siblings": "other tables of the family",
     "negated": "the same with their values negated",
@@ -211,15 +209,14 @@ def write(path: Path, content: Any) -> None:
 def tasks_of(args: argparse.Namespace) -> list[Task]:
     tables = [(f, t) for f, names in FAMILIES.items() for t in names]
     if args.tables:
-        tables = [t for t in tables if "-".join(t) in args.tables.split(",")]
-    methods = args.methods.split(",")
-    return [  # seed by seed, so that a run that is cut off has whole seeds
+        chosen = set(args.tables.split(","))
+        tables = [t for t in tables if {t[0], "-".join(t)} & chosen]
+    exams, methods = args.exams.split(","), args.methods.split(",")
+    found = [  # seed by seed, so that a run that is cut off has whole seeds
         Task("cold" if method in COLD else exam, table, seed, method)
-        for exam, seed, table, method in product(
-            args.exams.split(","), range(args.seeds), tables, methods
-        )
-        if exam == next(iter(EXAMS)) or method not in COLD
+        for exam, seed, table, method in product(exams, range(args.seeds), tables, methods)
     ]
+    return list(dict.fromkeys(found))
 
 
 def curves(tasks: Sequence[Task], out: Path, exam: str, method: str) -> np.ndarray | None:
@@ -294,8 +291,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, … of every search")
     parser.add_argument("--exams", default=",".join(EXAMS), help="kinds of sources")
-    parser.add_argument("--methods", default=",".join(COLD + WARM))
-    parser.add_argument("--tables", help="FAMILY-TABLE,… (all if not given)")
+    parser.add_argument(
+        "--methods",
+        default=",".join(COLD + WARM),
+        help=f"%(default)s if not given; other models: {', '.join(CANDIDATES)}",
+    )
+    parser.add_argument("--tables", help="FAMILY or FAMILY-TABLE,… (all if not given)")
     parser.add_argument("--n-trials", type=int, default=POINTS[-1])
     parser.add_argument("--quick", action="store_true", help="one table, one seed, 10 trials")
     args = parser.parse_args(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ N_CANDIDATES = 1000
 Sources = Sequence[Sequence[FrozenTrial]]
 
 
-class _AfterPortfolio(TransferSampler):
+class AfterPortfolio(TransferSampler):
     """The portfolio of `TransferSampler`, then another sampler, which sees its trials."""
 
     def __init__(self, sources: Sources, seed: int, then: BaseSampler) -> None:
@@ -53,26 +54,28 @@ class _AfterPortfolio(TransferSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-class Rgpe(BaseSampler):
-    """Ranking-weighted Gaussian process ensemble (Feurer, Letham, Bakshy 2018).
+class Surrogate(BaseSampler):
+    """The configuration of the best expected improvement on the target's log regrets.
 
-    A model's weight is the share of posterior samples in which it orders the target's trials best;
-    the target's own model is judged by leaving one out, and a source whose median loss exceeds the
-    95th percentile of the target's is left out. Spaces without branches only.
+    A subclass learns from the sources' in `__init__`. Spaces without branches only.
+
+    Attributes:
+        tasks: of each source (x [trial, column], z [trial]).
     """
-
-    n_samples = 200
 
     def __init__(self, sources: Sources, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         histories = [history(s, minimise=True) for s in sources]
         self.coding = Coding([h.records() for h in histories])
-        self.models = [self._fit(h.params, warp(h.values)) for h in histories]
+        self.tasks = [
+            (self.coding.embed(self.coding.codes(h.params)), warp(h.values)) for h in histories
+        ]
 
-    def _fit(self, params: Sequence[Any], z: np.ndarray) -> gp.GP:
-        data = gp.Data.plain(self.coding.embed(self.coding.codes(params)), z)
-        prior = gp.Hyper.default(len(self.coding.names))
-        return gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior))
+    @abstractmethod
+    def _predict(
+        self, x: np.ndarray, z: np.ndarray, new: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation [candidate], where z was found at x on the target."""
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -84,6 +87,7 @@ class Rgpe(BaseSampler):
     ) -> dict[str, Any]:
         done = history(study.get_trials(deepcopy=False), minimise=True)
         z = warp(done.values)
+        x = self.coding.embed(self.coding.codes(done.params))
         # uniform candidates, and changes of the best trials
         uniform = optuna.samplers.RandomSampler(seed=int(self.rng.integers(2**31)))
         params = [
@@ -98,19 +102,45 @@ class Rgpe(BaseSampler):
                 n: params[i][n] if c else kept[n] for n, c in zip(search_space, change, strict=True)
             }
         new = self.coding.embed(self.coding.codes(params))
-        mean, deviation = self._predict(done.params, z, new)
+        mean, deviation = self._predict(x, z, new)
         order = np.argsort(-log_improvement(mean, deviation, float(z.min())))
         return next((params[i] for i in order if params[i] not in done.params), params[order[0]])
 
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        uniform = optuna.samplers.RandomSampler(seed=int(self.rng.integers(2**31)))
+        return uniform.sample_independent(study, trial, param_name, param_distribution)
+
+
+class Rgpe(Surrogate):
+    """Ranking-weighted Gaussian process ensemble (Feurer, Letham, Bakshy 2018).
+
+    A model's weight is the share of posterior samples in which it orders the target's trials best;
+    the target's own model is judged by leaving one out, and a source whose median loss exceeds the
+    95th percentile of the target's is left out.
+    """
+
+    n_samples = 200
+
+    def __init__(self, sources: Sources, seed: int) -> None:
+        super().__init__(sources, seed)
+        self.models = [self._fit(x, z) for x, z in self.tasks]
+
+    def _fit(self, x: np.ndarray, z: np.ndarray) -> gp.GP:
+        data, prior = gp.Data.plain(x, z), gp.Hyper.default(len(self.coding.names))
+        return gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior))
+
     def _predict(
-        self, params: Sequence[Any], z: np.ndarray, new: np.ndarray
+        self, x: np.ndarray, z: np.ndarray, new: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation [candidate]."""
-        own = self._fit(params, z)
+        own = self._fit(x, z)
         mean, variance = np.zeros(len(new)), np.zeros(len(new))
-        for weight, model in zip(
-            self._weights(own.data.x, z, own), [*self.models, own], strict=True
-        ):
+        for weight, model in zip(self._weights(x, z, own), [*self.models, own], strict=True):
             if weight > 0:
                 m, deviation = model.predict(new)
                 mean, variance = mean + weight * m, variance + (weight * deviation) ** 2
@@ -138,18 +168,9 @@ class Rgpe(BaseSampler):
         wrong = (drawn[:, :, None] < drawn[:, None, :]) != (z[:, None] < z[None, :])
         return wrong.sum((1, 2)).astype(float)
 
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        uniform = optuna.samplers.RandomSampler(seed=int(self.rng.integers(2**31)))
-        return uniform.sample_independent(study, trial, param_name, param_distribution)
-
 
 RIVALS: dict[str, Callable[[Sources, int], BaseSampler]] = {
-    "portfolio+tpe": lambda sources, seed: _AfterPortfolio(sources, seed, TPESampler(seed=seed)),
-    "rgpe": lambda sources, seed: _AfterPortfolio(sources, seed, Rgpe(sources, seed)),
+    "portfolio+tpe": lambda _, seed: TPESampler(seed=seed),
+    "rgpe": Rgpe,
 }
+"""What comes after the portfolio."""

@@ -36,10 +36,12 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _transfer_rivals import RIVALS
+from _transfer_candidates import CANDIDATES
+from _transfer_rivals import RIVALS, AfterPortfolio
 from _transfer_tables import FAMILIES, Table, load_table
 
 from autometa.priors import TransferSampler
+from autometa.priors.sampler import DROPPED, PROPOSED_BY
 
 N_SOURCE_TRIALS = 100
 POINTS = (1, 5, 10, 25, 50)
@@ -63,6 +65,7 @@ class OnTable(BaseSampler):
         self.free = table.side == side
         self.rows: list[int] = []
         self.seconds: list[float] = []
+        self.trials: list[FrozenTrial] = []
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -115,6 +118,7 @@ def search(
     for _ in range(n_trials):
         trial = study.ask(table.space)
         study.tell(trial, float(values[on_table.rows[-1]]))
+    on_table.trials = study.trials
     return on_table
 
 
@@ -176,7 +180,8 @@ def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
         return GPSampler(seed=seed, warn_independent_sampling=False)
     if task.method == "transfer":
         return TransferSampler(sources, seed=seed)
-    return RIVALS[task.method](sources, seed)
+    then = {**RIVALS, **CANDIDATES}[task.method](sources, seed)
+    return AfterPortfolio(sources, seed, then)
 
 
 def run_task(task: Task, out: Path, n_trials: int) -> None:
@@ -188,7 +193,10 @@ def run_task(task: Task, out: Path, n_trials: int) -> None:
     sources = [] if task.exam == "cold" else sources_of(task, out)
     found = search(make(task, sources), table, table.loss, 0, n_trials, task.seed)
     regret = np.minimum.accumulate(table.regret()[found.rows])
-    write(task.path(out), {"regret": regret.tolist(), "seconds": found.seconds})
+    by = [t.system_attrs.get(PROPOSED_BY) for t in found.trials]
+    dropped = [json.loads(t.system_attrs.get(DROPPED, "[]")) for t in found.trials]
+    content = {"regret": regret.tolist(), "seconds": found.seconds, "by": by, "dropped": dropped}
+    write(task.path(out), content)
 
 
 def write(path: Path, content: Any) -> None:
@@ -201,15 +209,14 @@ def write(path: Path, content: Any) -> None:
 def tasks_of(args: argparse.Namespace) -> list[Task]:
     tables = [(f, t) for f, names in FAMILIES.items() for t in names]
     if args.tables:
-        tables = [t for t in tables if "-".join(t) in args.tables.split(",")]
-    methods = args.methods.split(",")
-    return [  # seed by seed, so that a run that is cut off has whole seeds
+        chosen = set(args.tables.split(","))
+        tables = [t for t in tables if {t[0], "-".join(t)} & chosen]
+    exams, methods = args.exams.split(","), args.methods.split(",")
+    found = [  # seed by seed, so that a run that is cut off has whole seeds
         Task("cold" if method in COLD else exam, table, seed, method)
-        for exam, seed, table, method in product(
-            args.exams.split(","), range(args.seeds), tables, methods
-        )
-        if exam == next(iter(EXAMS)) or method not in COLD
+        for exam, seed, table, method in product(exams, range(args.seeds), tables, methods)
     ]
+    return list(dict.fromkeys(found))
 
 
 def curves(tasks: Sequence[Task], out: Path, exam: str, method: str) -> np.ndarray | None:
@@ -243,7 +250,7 @@ def summary(tasks: Sequence[Task], out: Path, exam: str, methods: Sequence[str])
             "reaches_tpe": int(reached[0]) + 1 if len(reached) else None,
             "ratio": {
                 f"{rival}@{n}": ratio(table[:, n - 1], found[rival][:, n - 1])
-                for rival in ("tpe", "gp", "portfolio+tpe")
+                for rival in ("tpe", "gp", "portfolio+tpe", "transfer")
                 for n in POINTS
                 if rival in found and rival != method and n <= len(mean)
             },
@@ -284,8 +291,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, … of every search")
     parser.add_argument("--exams", default=",".join(EXAMS), help="kinds of sources")
-    parser.add_argument("--methods", default=",".join(COLD + WARM))
-    parser.add_argument("--tables", help="FAMILY-TABLE,… (all if not given)")
+    parser.add_argument(
+        "--methods",
+        default=",".join(COLD + WARM),
+        help=f"%(default)s if not given; other models: {', '.join(CANDIDATES)}",
+    )
+    parser.add_argument("--tables", help="FAMILY or FAMILY-TABLE,… (all if not given)")
     parser.add_argument("--n-trials", type=int, default=POINTS[-1])
     parser.add_argument("--quick", action="store_true", help="one table, one seed, 10 trials")
     args = parser.parse_args(argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from autometa.priors import guard
 from autometa.priors.coding import NOTHING, fit_value
@@ -30,13 +32,12 @@ PROPOSED_BY = "transfer:by"
 """System attribute of a trial: `portfolio`, `model`, or without sources `random` or `tpe`."""
 DROPPED = "transfer:dropped"
 """System attribute of a trial: positions of the sources that were dropped when it was proposed."""
-CONTRAST = 3
-"""After so many trials one is drawn at random: sources that speak of good configurations only can
-hardly be found to be wrong."""
 MAX_PLANS = 256
 """Trials whose parameters may be asked for in turns; a plan that was forgotten is made again."""
 N_STARTUP = 5
 """Prior-free trials that are drawn at random before TPE proposes them."""
+_ALONE = threading.Lock()
+"""One proposal at a time: threads share what was fitted, and the limit on BLAS is the process's."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class TransferSampler(BaseSampler):
             the same if not given.
         n_portfolio: trials of the portfolio.
         cold_share: prior-free share of the trials after the portfolio. Unless it is zero, the
-            fourth trial is random, which puts the sources to the test, and all trials are
+            first of them is random, which puts the sources to the test, and all trials are
             prior-free while the sources together are more likely wrong than right.
 
     Raises:
@@ -163,7 +164,9 @@ class TransferSampler(BaseSampler):
             # a driver that tells trials past this sampler leaves their plans behind
             while len(self._plans) >= MAX_PLANS:
                 self._plans.pop(next(iter(self._plans)), None)
-            self._plans[key] = self._propose(study, trial)
+            # matrices of a hundred rows: more threads only wait for each other, 10 times slower
+            with _ALONE, threadpool_limits(limits=1, user_api="blas"):
+                self._plans[key] = self._propose(study, trial)
         planned = self._plans[key].params
         if param_name in planned:
             value = fit_value(planned[param_name], param_distribution)
@@ -213,19 +216,21 @@ class TransferSampler(BaseSampler):
         """None if this trial is to be prior-free."""
         if not search.alive.any():
             return None
-        rng = np.random.default_rng(self._stream(trial, 0))
+        if self._cold_share > 0 and doubt > 0.5:
+            return None
         by = [t.system_attrs.get(PROPOSED_BY) for t in trials]
-        if self._cold_share > 0:
-            if len(trials) >= CONTRAST and not {"random", "tpe"} & set(by):
-                return None
-            if doubt > 0.5:
-                return None
         # of a long study the caller may show the sampler a part only
         if by.count("portfolio") < self._n_portfolio and len(trials) < 10 * self._n_portfolio:
             params = search.portfolio()
             if params is not None:
                 return _Plan(params, "portfolio")
-        if len(search.done.values) == 0 or rng.random() < self._cold_share:
+        if len(search.done.values) == 0:
+            return None
+        # sources are hardly found to be wrong where they speak of good configurations only
+        if self._cold_share > 0 and not {"random", "tpe"} & set(by):
+            return None
+        rng = np.random.default_rng(self._stream(trial, 0))
+        if rng.random() < self._cold_share:
             return None
         self._pool = pool = search.pool(self._pool, self._seed)
         return _Plan(search.model(rng, pool), "model")

@@ -24,6 +24,7 @@ from optuna.testing.pytest_samplers import (
     SingleOnlySamplerTestCase,
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from autometa.priors import TransferSampler
 
@@ -115,7 +116,7 @@ def test_starts_near_the_sources_best() -> None:
     study = run(bowl(3.5, -3, "b"), SOURCES, 8)
     random = searched(bowl(3.5, -3, "b"), 8)
     # the random trial puts the sources to the test
-    assert proposed_by(study)[:6] == ["portfolio"] * 3 + ["random"] + ["portfolio"] * 2
+    assert proposed_by(study)[:7] == ["portfolio"] * 5 + ["random", "model"]
     assert study.trials[0].params["kind"] == "b"
     assert study.trials[0].value < 1
     assert study.best_value < 0.5 * random.best_value
@@ -377,3 +378,27 @@ def test_plans_of_trials_told_elsewhere_are_forgotten() -> None:
         sampler._plans["another", i] = None  # type: ignore[assignment]  # never looked at
     study.ask({"x": FloatDistribution(0, 10)})
     assert len(sampler._plans) == 256
+
+
+def test_one_thread_for_blas_while_it_proposes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+    seen: list[set[int]] = []
+    propose = TransferSampler._propose
+    monkeypatch.setattr(
+        TransferSampler, "_propose", lambda *args: (seen.append(threads()), propose(*args))[1]
+    )
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = threads()
+        run(bowl(3.5, -3, "b"), SOURCES, 7)
+        assert threads() == before
+    assert seen == [{1}] * 7
+
+
+def test_threads_of_one_study() -> None:
+    study = optuna.create_study(sampler=TransferSampler(SOURCES, seed=0))
+    study.optimize(bowl(3.5, -3, "b"), n_trials=16, n_jobs=4)
+    assert len(study.trials) == 16
+    assert {"portfolio", "model"} <= set(proposed_by(study))
+    assert study.best_value < 1

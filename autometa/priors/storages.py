@@ -55,9 +55,12 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
                 else:
                     odd.append(name)
     except StudyError as exc:
+        # the storage of the search itself is a parameter too, and has the same checks
+        why = "" if "`storage" in str(exc) else f" {exc}"
         raise UserError(
-            f"Parameter `prior` should name a storage of Optuna studies. Found `prior = {shown}`: "
-            f"{exc}"
+            "Parameter `prior` should be `auto`, `off`, a name, a prior file, or a storage of "
+            "Optuna studies such as `sqlite:///studies.db` or `postgresql://user@host/name` that a "
+            f"driver is installed for. Found `prior = {shown}`.{why}"
         ) from None
     except (ValueError, TypeError, KeyError) as exc:
         raise UserError(

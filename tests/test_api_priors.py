@@ -209,7 +209,7 @@ def test_a_study_that_was_started_without_one(tmp_path: Path) -> None:
 def test_by_name_by_path_and_by_url(tmp_path: Path) -> None:
     shelve(tmp_path, record("first"), record("second", seed=1), record("third", seed=2))
     home = Home.find(tmp_path)
-    named = search(tmp_path, 4, prior="second-00000000")
+    named = search(tmp_path, 8, prior="second-00000000")
     assert [s["name"] for s in prior(named)["sources"]] == ["second-00000000"]
     shelf.build(home, "two", ["first-00000000", "third-00000000"], print, replace=False)
     built = search(tmp_path, 4, prior="two")
@@ -218,8 +218,7 @@ def test_by_name_by_path_and_by_url(tmp_path: Path) -> None:
     of_file = search(tmp_path, 4, prior=file)
     assert suggested(of_file) == suggested(built)
     # a search of our own, in its journal
-    journal = home.journal(of_file.study)
-    from_study = search(tmp_path, 4, prior=f"{journal}#{of_file.study}")
+    from_study = search(tmp_path, 4, prior=f"{home.journal(named.study)}#{named.study}")
     (source,) = prior(from_study)["sources"]
     assert source["suite"] == "small"
     assert source["distance"] == 0  # it has the probes of the same suite
@@ -342,7 +341,7 @@ def test_probes_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sampler": "gp"}, "with `sampler = gp`"),
+        ({"sampler": "random"}, "with `sampler = random`"),
         ({"cost": "parameters"}, "with `cost = parameters`"),
         ({"no_task_worse_than": 0.1}, "with `no_task_worse_than = 0.1`"),
     ],
@@ -352,7 +351,7 @@ def test_where_a_prior_has_no_place(tmp_path: Path, options: dict[str, Any], wor
     with pytest.raises(UserError, match=f"`prior` should be `auto` or `off` {words}"):
         search(tmp_path, 4, prior="first-00000000", **options)
     assert not Home.find(tmp_path).studies.exists(), "before any work"
-    result = search(tmp_path, 4, **options)
+    result = run(tmp_path, small_suite(rows=400), n_trials=4, diagnose=False, **options)
     assert prior(result)["reason"] == words
     assert result.trials["proposed_by"].isna().all()
 

@@ -64,7 +64,7 @@ def test_nothing_to_learn_from_is_said_and_off_is_not(words: list[str]) -> None:
 
 
 def test_mistakes(words: list[str], home: Path, tmp_path: Path) -> None:
-    shelve(home, record("first"), record("odd", space=SPACE.replace("8", "9"), seed=4))
+    shelve(home, record("first"))
     url = f"sqlite:///{tmp_path}/down.db"
     optuna.create_study(study_name="down", storage=url)
     hostile = tmp_path / "hostile.prior"

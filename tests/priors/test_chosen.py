@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import UserError
 from autometa.priors.chosen import MAX_SOURCES, PIECE, Chosen, thinned, useful
@@ -26,7 +26,7 @@ def test_nearest_by_probes() -> None:
     records = [record(f"s{k}", rows=3 + abs(k - 15) / 10, n=8, seed=k) for k in range(30)]
     chosen = Chosen.of(records, TARGET).nearest()
     assert len(chosen.records) == MAX_SOURCES
-    gaps = [abs(r.facts.probes["rows"] - 3.0) for r in chosen.records]  # type: ignore[operator]
+    gaps = [abs(r.facts.probes["rows"] - 3.0) for r in chosen.records]
     assert gaps == sorted(gaps)
     assert max(gaps) <= 1.01
     distances = [row["distance"] for row in chosen.rows()]
@@ -60,7 +60,7 @@ def test_a_study_gives_back_what_it_kept() -> None:
     back = Chosen.unpack(pieces, TARGET, "x")
     assert back.rows() == chosen.rows()
     assert back.probes is not None
-    assert np.array_equal(back.probes, chosen.probes, equal_nan=True)  # type: ignore[arg-type]
+    assert np.array_equal(back.probes, chosen.probes, equal_nan=True)
     for mine, theirs in zip(chosen.records, back.records, strict=True):
         assert [(t.number, t.params, t.values, t.distributions) for t in mine.trials] == [
             (t.number, t.params, t.values, t.distributions) for t in theirs.trials
@@ -86,10 +86,10 @@ def test_thinned_keeps_the_best_and_a_spread() -> None:
         own, kept = long.of_arm(arm), short.of_arm(arm)
         assert len(kept) == MAX_TRIALS
         assert TrialState.FAIL not in {t.state for t in kept}
-        values = sorted((t.value for t in own if t.state == TrialState.COMPLETE), reverse=True)  # type: ignore[type-var]
-        found = sorted((t.value for t in kept if t.state == TrialState.COMPLETE), reverse=True)  # type: ignore[type-var]
+        values = sorted((t.value for t in own if t.state == TrialState.COMPLETE), reverse=True)
+        found = sorted((t.value for t in kept if t.state == TrialState.COMPLETE), reverse=True)
         assert found[: MAX_TRIALS // 2] == values[: MAX_TRIALS // 2]
-        assert found[-1] < np.quantile(values, 0.1)  # type: ignore[arg-type]
+        assert found[-1] < np.quantile(values, 0.1)
         assert any(t.state == TrialState.PRUNED for t in kept)
     assert [t.number for t in short.trials] == sorted(t.number for t in short.trials)
     few = record("few", n=12)
@@ -115,9 +115,9 @@ def test_an_arm_without_a_source_has_no_sampler() -> None:
     assert chosen.sampler("independent", 0, 1) is None
     (row,) = chosen.rows()
     assert row["weight"] == {"sharing": 1.0, "independent": None}
-    assert dataclasses.is_dataclass(chosen)
 
 
-def _with_value(trial, value):  # type: ignore[no-untyped-def]
-    trial.values = [value]
-    return trial
+def _with_value(trial: FrozenTrial, value: float) -> FrozenTrial:
+    other = copy.copy(trial)
+    other.values = [value]
+    return other

@@ -64,6 +64,9 @@ def record(
     return Record(found.facts.model_copy(update=facts), found.trials)
 
 
+TEACHERS = {name: record(name, seed=seed) for seed, name in enumerate(("first", "second"))}
+
+
 def shelve(folder: Path, *records: Record) -> None:
     for item in records:
         shelf.keep(Home.find(folder), item)
@@ -86,7 +89,7 @@ def prior(result: SearchResult) -> dict[str, Any]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
     """A home folder with two earlier searches, and one that learned from them."""
     folder = tmp_path_factory.mktemp("taught")
-    shelve(folder, record("first"), record("second", seed=1))
+    shelve(folder, *TEACHERS.values())
     return folder, search(folder)
 
 
@@ -129,15 +132,14 @@ def test_the_next_search_learns_from_it(taught: tuple[Path, SearchResult]) -> No
     assert {kind: by.count(kind) for kind in found["proposed"]} == found["proposed"]
     assert found["proposed"]["model"] >= 2
     assert found["verdict"] in ("helped", "neutral", "dropped")
-    # the first trial of an arm is the best of what the sources have of it
-    first = study.trials[0].params
-    assert abs(np.log10(first["optimizer.lr"]) + 2) < 0.25
-    assert first["backbone.dropout"] < 0.12
+    # the first trial of an arm is good in what the sources have of it
+    scores = [t.value for teacher in TEACHERS.values() for t in teacher.of_arm("sharing")]
+    assert near(study.trials[0].params) > np.quantile(np.array(scores, float), 0.75)
     assert json.loads(json.dumps(result.to_json()["prior"])) == found
 
 
 def test_same_home_and_seed_same_search(taught: tuple[Path, SearchResult], tmp_path: Path) -> None:
-    shelve(tmp_path, record("first"), record("second", seed=1))
+    shelve(tmp_path, *TEACHERS.values())
     assert suggested(search(tmp_path)) == suggested(taught[1])
 
 
@@ -165,7 +167,7 @@ def test_resuming_learns_from_the_same_searches(
     stopped_at: int,
 ) -> None:
     """What is in the home folder by then makes no difference."""
-    shelve(tmp_path, record("first"), record("second", seed=1))
+    shelve(tmp_path, *TEACHERS.values())
     original, calls = executors.run_unit, []
 
     def interrupted(unit: Any) -> Any:

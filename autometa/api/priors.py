@@ -256,5 +256,5 @@ def _no_room(settings: SearchSettings) -> str | None:
     return None
 
 
-def _names(space: Space) -> dict[Arm, set[str]]:
+def _names(space: Space) -> dict[str, set[str]]:
     return {arm: set(space.distributions(arm)) for arm in space.arms}

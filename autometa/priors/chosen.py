@@ -40,11 +40,11 @@ class Chosen:
     @classmethod
     def of(cls, records: Sequence[Record], target: Mapping[str, float | None] | None) -> Chosen:
         """These records with the probes of a suite, all None or NaN where it has none."""
-        measured = {n: v for n, v in (target or {}).items() if v is not None and math.isfinite(v)}
-        if not measured:
+        known = {n: v for n, v in (target or {}).items() if v is not None and math.isfinite(v)}
+        if not known:
             return cls(tuple(records), None)
-        rows = [measured, *(r.facts.probes for r in records)]
-        return cls(tuple(records), np.array([vector(dict(row)) for row in rows]))
+        rows = [vector(dict(known)), *(vector(record.facts.probes) for record in records)]
+        return cls(tuple(records), np.array(rows))
 
     def nearest(self) -> Chosen:
         """At most `MAX_SOURCES`, nearest first, thinned to what a study keeps; of equally near ones

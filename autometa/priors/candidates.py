@@ -121,8 +121,6 @@ class Candidates:
         values, first, count, order = self._tried[column]
         own = np.searchsorted(values, rows[at, column])
         known = values[np.minimum(own, len(values) - 1)] == rows[at, column]
-        able = len(values) > known
-        at, own, known = at[able], own[able], known[able]
         choice = rng.integers(len(values) - known)
         choice += known & (choice >= own)
         other = order[first[choice] + rng.integers(count[choice])]

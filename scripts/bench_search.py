@@ -44,7 +44,8 @@ def search(suite: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     command = [
         sys.executable, "-m", "autometa.cli", "search", suite, "--n-trials", str(args.n_trials),
         "--max-epochs", str(args.max_epochs), "--workers", str(args.workers),
-        "--seed", str(seed), "--json", *(["--space", args.space] if args.space else []),
+        "--seed", str(seed), "--prior", "off", "--json",
+        *(["--space", args.space] if args.space else []),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
         began = time.monotonic()

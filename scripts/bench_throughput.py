@@ -155,7 +155,8 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
                 "multidigits", space=space, study_name="bench", n_trials=args.n_trials,
                 max_epochs=args.epochs, workers=args.workers, independent_share=0.0,
                 gpus_per_worker=1 / args.workers if args.device == "cuda" else 0.0,
-                diagnose=False, seed=args.seed, device=args.device, home=folder, progress=progress,
+                diagnose=False, prior="off", seed=args.seed, device=args.device, home=folder,
+                progress=progress,
             )  # fmt: skip
         ended = time.time()
         study = read_study(Home.find(folder), "bench")

@@ -206,6 +206,7 @@ def find_winners(name: str, args: argparse.Namespace, n_tasks: int | None) -> di
         workers=args.workers,
         mlflow_tracking_uri="off",
         diagnose=not args.quick,
+        prior="off",
         resume=True,
         device="cpu",
         home=home,

@@ -45,7 +45,7 @@ def command(
         "--targets", "up,down", "--space", str(folder / "space.yaml"), "--study-name", study,
         "--n-trials", str(TRIALS), "--max-epochs", "9", "--workers", str(workers),
         "--home", str(folder / "home"), "--mlflow-tracking-uri", "off", "--device", "cpu",
-        "--no-diagnosis", "--json", *where, *more,
+        "--no-diagnosis", "--prior", "off", "--json", *where, *more,
     ]  # fmt: skip
 
 

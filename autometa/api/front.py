@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -26,10 +25,17 @@ from autometa.api.prepare import (
     choose_name,
     choose_space,
     earlier_attrs,
+    make_executor,
     stored_judgement,
     study_attrs,
 )
-from autometa.api.priors import leave_record
+from autometa.api.priors import (
+    check_useful,
+    leave_record,
+    prior_account,
+    settle_prior,
+    wanted_prior,
+)
 from autometa.api.results import (
     SearchResult,
     TrainResult,
@@ -42,7 +48,7 @@ from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
 from autometa.home import Home, check_study_name
 from autometa.model import Model
-from autometa.searching.executors import Chain, Executor, InlineExecutor
+from autometa.searching.executors import Chain
 from autometa.searching.loop import SearchLoop, SearchSettings
 from autometa.searching.progress import Progress
 from autometa.study import open_study
@@ -77,6 +83,7 @@ def search(
     resume: bool = False,
     sampler: str = "tpe",
     pruner: str = "asha",
+    prior: str | Path = "auto",
     device: str = "auto",
     diagnose: bool | None = None,
     episodic: bool = False,
@@ -116,6 +123,11 @@ def search(
         mlflow_tracking_uri: SQLite in the home folder if None; `off` for none.
         resume: go on with the study if there is one.
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
+        prior: earlier searches that the sampler `tpe` learns from: `auto`, the prior that came with
+            the package and what searches left in the home folder, the 20 on the nearest suites;
+            `off`; the name of a prior or record, or a prior file (`autometa prior`); a storage of
+            Optuna studies that maximise the same score, `URL` or `URL#STUDY`. Not with a bound or a
+            cost. A resumed study keeps what it has.
         device: `auto`, `cpu` or `cuda`.
         diagnose: find out why sharing hurts or helps, and try what that advises: at most two
             trials a diagnosis, beyond `n_trials`, which are judged like any other. If None: yes,
@@ -172,8 +184,14 @@ def search(
     )
     earlier = earlier_attrs(place, name, storage, resume)
     check_same_episodes(name, earlier, facts)
+
+    def tell(message: str) -> None:
+        notify(Progress("search", 0, n_trials, message=message))
+
+    wanted = wanted_prior(prior, settings, place, earlier, episodic=facts is not None, tell=tell)
     bound = choose_space(space, loaded, name, earlier, settings, notify)
     check_bound(settings, bound, loaded)
+    check_useful(wanted, bound)
     attrs = study_attrs(name, loaded, bound, settings, earlier)
     attrs |= {} if facts is None else {EPISODES: facts}
     with ExitStack() as stack:
@@ -194,12 +212,13 @@ def search(
         kept = stored_judgement(handle, n_trials)
         if kept is None or (diagnose and stored_diagnosis(handle) is None):
             for message in bound.dropped:
-                notify(Progress("search", 0, n_trials, message=f"Left out: {message}"))
+                tell(f"Left out: {message}")
             folder = place.checkpoints(name)
             loaded.without_test().save(folder / "suite")
-            executor = _executor(workers, ray_address, cpus_per_worker, gpus_per_worker)
+            executor = make_executor(workers, ray_address, cpus_per_worker, gpus_per_worker)
             stack.callback(executor.close)
-            log_start(tracker, loaded, bound, settings)
+            samplers = settle_prior(handle, wanted, place, loaded, bound, settings, tell)
+            log_start(tracker, loaded, bound, settings, prior_account(handle))
             loop = SearchLoop(
                 handle,
                 bound,
@@ -209,6 +228,7 @@ def search(
                 checkpoints=folder,
                 tracker=tracker,
                 notify=notify,
+                samplers=samplers,
             )
             diagnosing, judging = closing(
                 loaded,
@@ -247,7 +267,7 @@ def search(
             }
             handle.set_attr("judgement", kept)
             handle.commit()
-            log_end(tracker, test, model, stored_diagnosis(handle))
+            log_end(tracker, test, model, stored_diagnosis(handle), prior_account(handle))
             leave_record(place, handle, loaded, notify)
             shutil.rmtree(folder, ignore_errors=True)
         result = search_result(
@@ -368,16 +388,6 @@ def _load(
             )
         return loaded
     return loaded if episodes is None else episodes.of_suite(loaded)
-
-
-def _executor(workers: int | None, ray_address: str | None, cpus: int, gpus: float) -> Executor:
-    if workers == 0:
-        return InlineExecutor(cpus)
-    from autometa.searching.ray_executor import RayExecutor  # Ray takes seconds to import
-
-    here = max(1, (os.cpu_count() or 1) // cpus)
-    count = workers or (None if ray_address else here)
-    return RayExecutor(count, ray_address, gpus, cpus_per_worker=cpus)
 
 
 def _new_folder(models: Path, stem: str) -> Path:

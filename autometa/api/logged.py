@@ -21,9 +21,13 @@ _NUMBERS = ("score", "independent_score", "gbdt_score", "difference", "delta_m")
 
 
 def log_start(
-    tracker: Tracker, suite: TaskSuite | EpisodicSuite, space: Space, settings: SearchSettings
+    tracker: Tracker,
+    suite: TaskSuite | EpisodicSuite,
+    space: Space,
+    settings: SearchSettings,
+    prior: dict[str, Any] | None,
 ) -> None:
-    """Settings, suite, space and a sample of the training rows."""
+    """Settings, suite, space, sources and a sample of the training rows."""
     rows = suite.rows("train")
     frame = None
     if not suite.is_image:
@@ -34,6 +38,9 @@ def log_start(
     if isinstance(suite, EpisodicSuite):
         params |= {f"{EPISODES}.{name}": value for name, value in episode_facts(suite).items()}
         tags["episodic"] = "true"
+    if prior is not None:
+        sources = [source["name"] for source in prior["sources"]]
+        params |= {"prior": prior["asked"], "prior.sources": ", ".join(sources) or prior["reason"]}
     tracker.search_started(params, tags, suite.describe(), space.text, frame, suite.name)
 
 
@@ -42,8 +49,10 @@ def log_end(
     test: dict[str, Any],
     model: Path,
     diagnosis: dict[str, Any] | None,
+    prior: dict[str, Any] | None,
 ) -> None:
-    """The verdict, its numbers (of every method and held-out task, in episodes) and the model."""
+    """The verdict, its numbers (of every method and held-out task, in episodes), what the prior did
+    and the model."""
     numbers = {f"test/{key}": test[key] for key in _NUMBERS if test.get(key) is not None}
     for method in test.get("methods", ()):
         for key in ("score", "value"):
@@ -52,9 +61,14 @@ def log_end(
         for task in test["tasks"]:
             for name, score in task["scores"].items():
                 numbers[f"test/{name}/task/{task['name']}"] = score
-    numbers = {key: value for key, value in numbers.items() if value is not None}
     tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
     texts = {}
+    if prior is not None and prior["sources"]:
+        tags["prior"] = prior["verdict"]
+        numbers |= {f"prior/{by}": n for by, n in prior["proposed"].items()}
+        numbers |= {f"prior/best_{by}": value for by, value in prior["best"].items()}
+        texts["prior.json"] = json.dumps(prior, indent=1)
+    numbers = {key: value for key, value in numbers.items() if value is not None}
     if diagnosis is not None and diagnosis["reason"] is None:
         tags["diagnosis"] = diagnosis["cause"]
         texts["diagnosis.json"] = json.dumps(diagnosis, indent=1)

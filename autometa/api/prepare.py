@@ -14,6 +14,7 @@ import torch
 from autometa.api.grouping import nested_groups
 from autometa.errors import StudyError, UserError
 from autometa.home import Home
+from autometa.searching.executors import Executor, InlineExecutor
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
@@ -159,6 +160,22 @@ def study_attrs(
         # two studies of one name (after a deletion, or of two users) have different MLflow runs
         "id": earlier.get("id") or uuid.uuid4().hex,
     }
+
+
+def make_executor(workers: int | None, ray_address: str | None, cpus: int, gpus: float) -> Executor:
+    """What runs the units: this process for no workers, else Ray, with as many as there are cores
+    for if `workers` is None.
+
+    Args:
+        cpus, gpus: of a worker.
+    """
+    if workers == 0:
+        return InlineExecutor(cpus)
+    from autometa.searching.ray_executor import RayExecutor  # Ray takes seconds to import
+
+    here = max(1, (os.cpu_count() or 1) // cpus)
+    count = workers or (None if ray_address else here)
+    return RayExecutor(count, ray_address, gpus, cpus_per_worker=cpus)
 
 
 def stored_judgement(handle: StudyHandle, n_trials: int) -> dict[str, Any] | None:

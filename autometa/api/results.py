@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from autometa.api.priors import prior_account
 from autometa.diagnosis import ATTRIBUTE, stored
 from autometa.finals import Judgement
 from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
@@ -37,6 +38,10 @@ class SearchResult:
         cost: what was minimised beside the score, if anything.
         front: the Pareto front of score and cost, cheapest first, one dictionary a trial (`number`,
             `arm`, `score`, `cost`, `network` in words, `config`); None without a cost.
+        prior: what earlier searches did, as plain JSON (`priors.account`): `asked`, `reason` where
+            there are no sources, `sources` with their weights and where each was dropped,
+            `proposed` (trials by how they were proposed), `best`, `p`, and `verdict`: `helped`,
+            `neutral`, `dropped` or None.
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -53,6 +58,7 @@ class SearchResult:
     cost: str | None = None
     front: list[dict[str, Any]] | None = None
     diagnosis: dict[str, Any] | None = field(default=None, repr=False)
+    prior: dict[str, Any] | None = field(default=None, repr=False)
     interrupted: bool = False
 
     @property
@@ -75,6 +81,7 @@ class SearchResult:
             "mlflow": self.mlflow,
             "cost": self.cost,
             "front": self.front,
+            "prior": self.prior,
             "interrupted": self.interrupted,
         }
 
@@ -130,6 +137,7 @@ def search_result(
         front=front,
         trials=pd.DataFrame(rows),
         diagnosis=stored_diagnosis(handle),
+        prior=prior_account(handle),
         interrupted=test is None,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from autometa.cli.diagnosis import print_diagnosis
 from autometa.cli.episodes import print_methods
 from autometa.cli.output import duration, say, settings, shown, table
+from autometa.cli.prior import print_account
 from autometa.home import Home
 
 #: tasks in the table; a suite can have hundreds
@@ -37,6 +38,10 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
     if found.get("front"):
         say()
         _front(found)
+    prior = found["prior"]
+    if prior is not None and prior["asked"] != "off":
+        say()
+        print_account(prior)
     test = found["test"]
     if test is None:
         return

@@ -262,6 +262,16 @@ TrackingUri = Annotated[
         "tracks nothing.",
     ),
 ]
+Prior = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|off|NAME|PATH|URL",
+        help="Earlier searches to learn from: those in the home folder on the nearest suites; "
+        "none; a prior or record of [bold]autometa prior list[/bold]; a prior file; or the studies "
+        "of an Optuna storage, one with URL#STUDY. A resumed study keeps what it has.",
+        rich_help_panel="Search",
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")]
 Seed = Annotated[
     int,

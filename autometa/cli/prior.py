@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from autometa.priors.records import Record
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A prior, a record, or a prior file.")]
+#: sources in the table of a search
+_SOURCES = 5
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
@@ -105,6 +107,48 @@ def import_(
 
     prior = shelf.take_in(Home.find(home), file, name, replace=force)
     _done(prior, f"Imported prior {prior.name}: {_size(prior)}.", json)
+
+
+def print_account(found: dict[str, Any]) -> None:
+    """Print what earlier searches did for a search.
+
+    Args:
+        found: `SearchResult.prior`.
+    """
+    if not found["sources"]:
+        say(f"Prior: {found['reason']}.")
+        return
+    by, best = found["proposed"], found["best"]
+    ours, free = by["portfolio"] + by["model"], by["random"] + by["tpe"]
+    p = "" if found["p"] is None else f", p = {found['p']:.2g}"
+    say(
+        f"Prior: {found['verdict'] or 'no trial yet'}. Earlier searches proposed {ours} of "
+        f"{ours + free} trials ({by['portfolio']} from the portfolio, {by['model']} by the model), "
+        f"{free} were prior-free (best on validation: {_score(best['prior'])} against "
+        f"{_score(best['free'])}{p})."
+    )
+    arms = ("sharing", "independent")
+    columns = [name for arm in arms for name in (f"{arm} trials", "their weight")]
+    table(
+        ["learned from", "suite", "distance", *columns, "dropped at trial"],
+        [
+            [
+                source["name"],
+                source["suite"],
+                source["distance"],
+                *(source[key].get(arm) for arm in arms for key in ("trials", "weight")),
+                " and ".join(f"{n} ({arm})" for arm, n in source["dropped"].items()) or None,
+            ]
+            for source in found["sources"][:_SOURCES]
+        ],
+        right=["distance", *columns],
+    )
+    if len(found["sources"]) > _SOURCES:
+        say(f"{len(found['sources']) - _SOURCES} more; --json has them all.")
+
+
+def _score(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
 
 
 def _done(prior: Prior, sentence: str, json: bool) -> None:

@@ -99,6 +99,7 @@ def search(
             metavar="NAME", help="asha, hyperband, median or none.", rich_help_panel=_SEARCH
         ),
     ] = "asha",
+    prior: options.Prior = "auto",
     diagnosis: Annotated[
         bool | None,
         typer.Option(
@@ -207,6 +208,7 @@ def search(
                 resume=resume,
                 sampler=sampler,
                 pruner=pruner,
+                prior=prior,
                 device=device,
                 diagnose=diagnosis,
                 episodic=episodic,

@@ -45,9 +45,11 @@ def trials(
     varied = _varied([row["params"] for row in rows])
     with_cost = any(row["cost"] is not None for row in rows)
     bound = any(row["feasible"] is not None for row in rows)
+    learned = any(row["proposed_by"] is not None for row in rows)
     table(
         [
             *("trial", "state", "arm", "value"),
+            *(["proposed by"] if learned else []),
             *(["cost"] if with_cost else []),
             *(["feasible", "closest task"] if bound else []),
             "parameters",
@@ -58,6 +60,7 @@ def trials(
                 row["state"],
                 row.get("arm"),
                 row["value"],
+                *([row["proposed_by"]] if learned else []),
                 *([row["cost"] and f"{row['cost']:,.6g}"] if with_cost else []),
                 *([_yes_no(row["feasible"]), _closest(row["closest"])] if bound else []),
                 settings(row["params"], varied),

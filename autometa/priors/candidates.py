@@ -46,6 +46,7 @@ class Candidates:
         self._low, self._high = np.array(limits).reshape(-1, 2).T
         self.seen = seen
         self.dependents = self._find_dependents()
+        self._tried = {column: self._by_value(column) for column in self.dependents}
 
     def draw(self, rng: np.random.Generator, starts: np.ndarray, n: int) -> np.ndarray:
         """n rows: a third drawn anew, the others between and around the `starts`."""
@@ -70,8 +71,7 @@ class Candidates:
         for column in range(rows.shape[1]):
             at = np.flatnonzero(chosen[:, column])
             if column in self.dependents:
-                for row in at:
-                    self._switch(rng, rows[row], column)
+                self._switch(rng, rows, at, column)
             elif column in self._options:
                 rows[at, column] = rng.choice(self._options[column], size=len(at))
             else:
@@ -97,8 +97,7 @@ class Candidates:
         for column, active in enumerate(~np.isnan(rows).T):
             at = np.flatnonzero(active)
             if column in self.dependents:
-                for row in at[rng.random(len(at)) < 0.3]:
-                    self._switch(rng, rows[row], column)
+                self._switch(rng, rows, at[rng.random(len(at)) < 0.3], column)
             elif column in self._options:
                 rows[at, column] = rng.choice(self._options[column], size=len(at))
             else:
@@ -114,25 +113,40 @@ class Candidates:
         free[list(self.dependents)] = False
         return free
 
-    def _switch(self, rng: np.random.Generator, row: np.ndarray, column: int) -> None:
-        """Another choice, with the parameters that come and go with it as in some trial of it."""
-        others = self.seen[self.seen[:, column] != row[column]]
-        others = others[~np.isnan(others[:, column])]
-        if len(others):
-            choice = rng.choice(np.unique(others[:, column]))
-            other = others[rng.choice(np.flatnonzero(others[:, column] == choice))]
-            row[column] = choice
-            row[self.dependents[column]] = other[self.dependents[column]]
+    def _switch(
+        self, rng: np.random.Generator, rows: np.ndarray, at: np.ndarray, column: int
+    ) -> None:
+        """Another choice for the rows at these places, each with the parameters that come and go
+        with it as in some trial of it."""
+        values, first, count, order = self._tried[column]
+        own = np.searchsorted(values, rows[at, column])
+        known = values[np.minimum(own, len(values) - 1)] == rows[at, column]
+        choice = rng.integers(len(values) - known)
+        choice += known & (choice >= own)
+        other = order[first[choice] + rng.integers(count[choice])]
+        rows[at, column] = values[choice]
+        depends = self.dependents[column]
+        rows[np.ix_(at, depends)] = self.seen[np.ix_(other, depends)]
+
+    def _by_value(self, column: int) -> tuple[np.ndarray, ...]:
+        """The values that were tried; where each one's trials begin in the last of these, and how
+        many they are; and trials by value."""
+        trials = np.flatnonzero(~np.isnan(self.seen[:, column]))
+        order = trials[np.argsort(self.seen[trials, column], kind="stable")]
+        return (*np.unique(self.seen[order, column], return_index=True, return_counts=True), order)
 
     def _find_dependents(self) -> dict[int, np.ndarray]:
         """Choice → parameters that are never there with one of its values, and are with another."""
         found = {}
-        active = ~np.isnan(self.seen)
+        active = (~np.isnan(self.seen)).astype(np.float32)
         for column in self._options:
-            values = np.unique(self.seen[active[:, column], column])
-            shares = [active[self.seen[:, column] == v].mean(0) for v in values]
-            if len(shares) > 1:
-                depends = (np.min(shares, axis=0) == 0) & (np.max(shares, axis=0) > 0)
+            has = active[:, column] > 0
+            values, which = np.unique(self.seen[has, column], return_inverse=True)
+            if len(values) > 1:
+                # [value, parameter]: trials with this value that have the parameter
+                one_of = (which == np.arange(len(values))[:, None]).astype(np.float32)
+                counts = one_of @ active[has]
+                depends = (counts.min(0) == 0) & (counts.max(0) > 0)
                 if depends.any():
                     found[column] = np.flatnonzero(depends)
         return found

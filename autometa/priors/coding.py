@@ -27,6 +27,8 @@ UNKNOWN = -1.0
 """Code of a category that no source has."""
 NOTHING = object()
 """What `fit_value` finds if there is no such value; None may be a choice."""
+_ONE = math.sqrt(0.5)
+"""So that two categories are 1 apart."""
 _INACTIVE = math.sqrt(0.75)
 """From the middle of a range to "has no such parameter"; to its ends it is 1."""
 
@@ -115,6 +117,13 @@ class Coding:
         )
         group = [np.full(max(size, 1) + 1, i) for i, size in enumerate(self.sizes)]
         self.group = np.concatenate([*group, np.zeros(0, dtype=int)]).astype(int)
+        # a parameter's columns are its number or a place for each category, and one for its absence
+        sizes = self.sizes[self.group]
+        first = np.searchsorted(self.group, self.group)
+        self._place = np.arange(len(self.group)) - first
+        self._is_absence = self._place == np.maximum(sizes, 1)
+        self._is_number = sizes == 0
+        self._absent = np.where(self._is_number, _INACTIVE, _ONE)
 
     def codes(self, params: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """[configuration, parameter], NaN where a configuration is without the parameter."""
@@ -134,21 +143,13 @@ class Coding:
     def embed(self, codes: np.ndarray) -> np.ndarray:
         """[configuration, column]. NaN where a parameter is missing that is not conditional: the
         model has to do without."""
-        blocks = []
-        for column, size in enumerate(self.sizes):
-            values = codes[:, column]
-            missing = np.isnan(values)
-            block = np.zeros((len(codes), max(size, 1) + 1))
-            if size:
-                block[:, :size] = math.sqrt(0.5) * (values[:, None] == np.arange(size))
-                block[missing, size] = math.sqrt(0.5)
-            else:
-                block[:, 0] = np.where(missing, 0.0, values - 0.5)
-                block[missing, 1] = _INACTIVE
-            if not self.conditional[column]:
-                block[missing] = np.nan
-            blocks.append(block)
-        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(codes), 0))
+        wide = codes[:, self.group]
+        missing = np.isnan(wide)
+        numbers = np.where(missing, 0.0, wide - 0.5)
+        there = np.where(self._is_number, numbers, _ONE * (wide == self._place))
+        found = np.where(self._is_absence, self._absent * missing, there)
+        found[missing & ~self.conditional[self.group]] = np.nan
+        return found
 
     def decode(self, row: np.ndarray) -> dict[str, Any]:
         """A row of codes as values of the sources' ranges, without rounding."""

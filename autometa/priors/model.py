@@ -33,6 +33,7 @@ MAX_TRIALS = 150
 class Pool:
     key: Any
     codes: np.ndarray
+    x: np.ndarray
     predicted: np.ndarray
 
 
@@ -107,16 +108,16 @@ class Search:
             data = data.plus(x, process.predict(x, *known)[0], *known)
             process = gp.GP(data, self.coding.group, process.log)
 
-        def improvement(rows: np.ndarray, f: np.ndarray) -> np.ndarray:
-            left, deviation = process.predict(self._embed(rows), *basis(f, weights))
+        def improvement(x: np.ndarray, f: np.ndarray) -> np.ndarray:
+            left, deviation = process.predict(x, *basis(f, weights))
             return log_improvement(f @ weights + left, deviation, best=believed)
 
         def acquisition(rows: np.ndarray) -> np.ndarray:
-            return improvement(rows, s.predict(rows)[:, self.alive])
+            return improvement(self._embed(rows), s.predict(rows)[:, self.alive])
 
         seen = [*(_widened(c, self.coding) for c in s.codes), self.done_codes]
         best = self.done_codes[np.argsort(z, kind="stable")[:6]]
-        values = improvement(pool.codes, pool.predicted[:, self.alive])
+        values = improvement(pool.x, pool.predicted[:, self.alive])
         candidates = self._candidates(np.concatenate(seen))
         return self._climb(rng, candidates, best, acquisition, pool.codes, values)
 
@@ -132,7 +133,7 @@ class Search:
         candidates = self._candidates(seen)
         rng = np.random.default_rng(seed)
         codes = candidates.draw(rng, _widened(best, self.coding), N_POOL)
-        return Pool(key, codes, s.predict(codes))
+        return Pool(key, codes, self._embed(codes), s.predict(codes))
 
     def _embed(self, codes: np.ndarray) -> np.ndarray:
         """What is missing for good has no distance."""

@@ -73,16 +73,10 @@ def write_prior(path: Path, prior: Prior) -> Path:
     Raises:
         InfrastructureError: it cannot be written.
     """
-    head = _Head(format=1, name=prior.name, records=[r.facts for r in prior.records])
-    rows = [row for k, record in enumerate(prior.records) for row in _rows(k, record)]
-    table = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), table)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr("prior.json", json.dumps(head.model_dump(mode="json"), allow_nan=False))
-            file.writestr("trials.parquet", table.getvalue())
+        part.write_bytes(to_bytes(prior))
         part.replace(path)
     except OSError as exc:
         part.unlink(missing_ok=True)
@@ -98,21 +92,49 @@ def read_prior(path: Path) -> Prior:
     """
     where = f"Prior file `{path}`"
     try:
-        return _read(path, where)
-    except pa.ArrowException as exc:  # some are OSErrors too
-        raise UserError(f"{where}: trials.parquet cannot be read ({_brief(exc)}).") from None
+        if path.stat().st_size > MAX_FILE:
+            raise UserError(f"{where} should have at most {MAX_FILE >> 20} MiB.")
+        data = path.read_bytes()
     except OSError as exc:
         raise UserError(f"{where} cannot be read: {exc.strerror or exc}.") from None
+    return from_bytes(data, where)
+
+
+def to_bytes(prior: Prior) -> bytes:
+    """What a prior file holds."""
+    head = _Head(format=1, name=prior.name, records=[r.facts for r in prior.records])
+    rows = [row for k, record in enumerate(prior.records) for row in _rows(k, record)]
+    table, out = io.BytesIO(), io.BytesIO()
+    # the zip compresses better what Parquet has not compressed already
+    plain = {"compression": "none", "use_dictionary": False}
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), table, **plain)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("prior.json", json.dumps(head.model_dump(mode="json"), allow_nan=False))
+        file.writestr("trials.parquet", table.getvalue())
+    return out.getvalue()
+
+
+def from_bytes(data: bytes, where: str) -> Prior:
+    """Check and understand what `to_bytes` made.
+
+    Args:
+        where: what the bytes are, for messages.
+
+    Raises:
+        UserError: it is no prior, or says what no search leaves; one sentence.
+    """
+    try:
+        return _read(io.BytesIO(data), where)
+    except pa.ArrowException as exc:  # some are OSErrors too
+        raise UserError(f"{where}: trials.parquet cannot be read ({_brief(exc)}).") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib_error) as exc:
         raise UserError(f"{where} is not a prior: it should be a zip file ({exc}).") from None
-    except (RecursionError, ValueError, TypeError, OverflowError) as exc:
+    except (RecursionError, ValueError, TypeError, OverflowError, OSError) as exc:
         raise UserError(f"{where} is damaged or not a prior: {_brief(exc)}.") from None
 
 
-def _read(path: Path, where: str) -> Prior:
-    if path.stat().st_size > MAX_FILE:
-        raise UserError(f"{where} should have at most {MAX_FILE >> 20} MiB.")
-    with zipfile.ZipFile(path) as file:
+def _read(packed: io.BytesIO, where: str) -> Prior:
+    with zipfile.ZipFile(packed) as file:
         members = file.infolist()
         names = sorted(member.filename for member in members)
         if names != sorted(_MEMBERS):

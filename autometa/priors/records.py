@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from autometa.study import is_advised, rung_values, score_of
 
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ARMS = ("sharing", "independent")
+PROBES_ATTRIBUTE = "probes"
+"""Attribute of a study: the probes of its suite, name → number or None."""
 
 
 class Facts(Config):
@@ -97,43 +100,84 @@ class Record:
         return max((v for v in values if v is not None), default=None)
 
 
-def record_of(study: optuna.Study, probes: Mapping[str, float]) -> Record:
+def record_of(study: optuna.Study, probes: Mapping[str, float | None]) -> Record:
     """The record of a study as `autometa search` leaves it.
 
     Args:
         study: with the attributes `suite`, `space`, `settings` and `id`.
-        probes: of its suite; NaN for what could not be measured.
+        probes: of its suite; NaN or None for what could not be measured.
     """
     attrs = study.user_attrs
-    own = [t for t in study.get_trials(deepcopy=False) if t.state in STATES and not is_advised(t)]
-    own = [t for t in own if t.params]
-    distributions = widest(own)
-    ended = max((t.datetime_complete for t in own if t.datetime_complete), default=None)
-    facts = Facts(
-        study=study.study_name,
+    return _record(
+        study,
         id=attrs["id"],
-        finished=(ended or datetime.datetime.now()).isoformat(timespec="seconds"),
         suite=attrs["suite"]["name"],
         fingerprint=attrs["suite"]["fingerprint"],
         episodic="episodes" in attrs,
         max_epochs=attrs["settings"]["max_epochs"],
         space=attrs["space"],
-        distributions={n: json.loads(distribution_to_json(d)) for n, d in distributions.items()},
-        probes={name: v if math.isfinite(v) else None for name, v in probes.items()},
+        probes={n: v if v is not None and math.isfinite(v) else None for n, v in probes.items()},
     )
+
+
+def record_of_any(study: optuna.Study, episodic: bool) -> Record:
+    """The record of a study whose first value is to be maximised, whoever made it.
+
+    Args:
+        episodic: what is assumed where it does not say.
+
+    Raises:
+        ValueError: its trials are not what Optuna writes.
+    """
+    attrs = study.user_attrs
+    if is_ours(study):
+        return record_of(study, attrs.get(PROBES_ATTRIBUTE, {}))
+    return _record(
+        study,
+        id=hashlib.sha256(study.study_name.encode()).hexdigest()[:32],
+        suite=study.study_name[:500],
+        fingerprint="",
+        episodic=episodic,
+        max_epochs=max([1, *(e for t in study.trials for e in t.intermediate_values)]),
+        space="",
+        probes={},
+    )
+
+
+def is_ours(study: optuna.Study) -> bool:
+    """Whether a search of ours made this study."""
+    return {"id", "suite", "settings", "space", "fingerprint"} <= study.user_attrs.keys()
+
+
+def _record(study: optuna.Study, **facts: Any) -> Record:
+    own = [t for t in study.get_trials(deepcopy=False) if t.state in STATES and not is_advised(t)]
+    own = [t for t in own if t.params]
+    distributions = widest(own)
+    ended = max((t.datetime_complete for t in own if t.datetime_complete), default=None)
+    arms = [t.user_attrs.get("arm") for t in own]
     trials = [
         trial_of(
             number=t.number,
-            arm=t.user_attrs.get("arm", "sharing"),
+            arm=arm if arm in ARMS else "sharing",
             state=t.state.name,
             value=score_of(t) if t.state == TrialState.COMPLETE else None,
             params=t.params,
             rungs={epoch: v for epoch, v in rung_values(t).items() if math.isfinite(v)},
             distributions=distributions,
         )
-        for t in own
+        for t, arm in zip(own, arms, strict=True)
     ]
-    return Record(facts, tuple(trials))
+    return Record(
+        Facts(
+            study=study.study_name[:200],
+            finished=(ended or datetime.datetime.now()).isoformat(timespec="seconds"),
+            distributions={
+                n: json.loads(distribution_to_json(d)) for n, d in distributions.items()
+            },
+            **facts,
+        ),
+        tuple(trials),
+    )
 
 
 def trial_of(

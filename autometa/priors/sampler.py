@@ -243,10 +243,14 @@ class TransferSampler(BaseSampler):
         if sum(t.state == TrialState.COMPLETE for t in free) < N_STARTUP:
             return _Plan({}, "random")
         with warnings.catch_warnings():
-            # `group` is what conditional spaces need
+            # `group` is what conditional spaces need, `constant_liar` trials that run beside others
             warnings.simplefilter("ignore", ExperimentalWarning)
             tpe = TPESampler(
-                seed=self._stream(trial, 2), multivariate=True, group=True, n_startup_trials=0
+                seed=self._stream(trial, 2),
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_startup_trials=0,
             )
         space = tpe.infer_relative_search_space(study, trial)
         return _Plan(tpe.sample_relative(study, trial, space), "tpe", tpe)

@@ -12,6 +12,13 @@ from autometa.priors.records import Record
 
 Warn = Callable[[str], None]
 
+SHIPPED = Path(__file__).parent / "data" / f"shipped{SUFFIX}"
+
+
+def shipped() -> Prior | None:
+    """The prior that came with the package; None if it has none."""
+    return read_prior(SHIPPED) if SHIPPED.is_file() else None
+
 
 def keep(home: Home, record: Record) -> Path:
     """Write a finished search's record; an older one of the same study is replaced.

@@ -43,13 +43,14 @@ class History:
     def records(self) -> list[tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]]:
         return list(zip(self.params, self.distributions, strict=True))
 
+    def says_something(self) -> bool:
+        """Whether there are enough trials, and better and worse ones."""
+        return len(self.values) >= MIN_TRIALS and bool(np.ptp(self.values) > 0)
+
     def thinned(self, limit: int) -> History:
         """The best half of `limit` trials, and an even choice by value of the others."""
-        n_best = min(limit // 2, len(self.values))
         order = np.argsort(self.values, kind="stable")
-        others = order[n_best:]
-        chosen = np.linspace(0, len(others) - 1, min(limit - n_best, len(others))).astype(int)
-        return self._rows(np.concatenate([order[:n_best], others[chosen]]))
+        return self._rows(order[best_and_spread(len(order), limit)])
 
     def recent(self, limit: int) -> History:
         """The best half of `limit` trials, and the most recent others."""
@@ -104,6 +105,41 @@ def warp(values: np.ndarray) -> np.ndarray:
     return (z - z.mean()) / max(z.std(), 1e-6)
 
 
+def best_and_spread(n: int, limit: int) -> np.ndarray:
+    """[place], of n things ordered from best to worst: the best half of `limit`, and an even choice
+    of the others."""
+    n_best = min(limit // 2, n)
+    rest = n - n_best
+    others = np.linspace(0, rest - 1, min(limit - n_best, rest)).astype(int)
+    return np.concatenate([np.arange(n_best), n_best + others])
+
+
+def distances(probes: np.ndarray) -> np.ndarray:
+    """[source]: root mean square over probes of how far it is from the target.
+
+    Args:
+        probes: [1 + source, probe], the target's first, NaN if not measured. Each is divided by
+            its deviation. Without a probe in common a source is as far as the farthest.
+    """
+    measured = ~np.isnan(probes)
+    deviation = np.array(
+        [np.std(p[m]) if m.any() else 0.0 for p, m in zip(probes.T, measured.T, strict=True)]
+    )
+    both = measured[1:] & measured[0]
+    gaps = np.where(both, probes[1:] - probes[0], 0.0) / np.maximum(deviation, 1e-12)
+    distance = np.sqrt((gaps**2).sum(1) / np.maximum(both.sum(1), 1))
+    distance[~both.any(1)] = distance.max(initial=0.0)
+    return np.asarray(distance)
+
+
+def weights(distance: np.ndarray) -> np.ndarray:
+    """[source], their sum is 1: from the nearest source to the median one the weight falls to an
+    eighth."""
+    beyond = distance - distance.min()
+    found = 0.125 ** (beyond / max(np.median(beyond), 1e-12))
+    return np.asarray(found / found.sum())
+
+
 def read_sources(given: Sequence[Source], minimise: bool) -> Sources | None:
     """Fits the sources that say anything; None if none does."""
     found = []
@@ -125,7 +161,7 @@ def read_sources(given: Sequence[Source], minimise: bool) -> Sources | None:
                 f"Found one with several in {name}."
             )
         h = history(trials, minimise)
-        if len(h.values) >= MIN_TRIALS and np.ptp(h.values) > 0:
+        if h.says_something():
             found.append((position, name, h.thinned(MAX_TRIALS)))
     if not found:
         return None
@@ -204,24 +240,11 @@ class Sources:
         """[source], their sum is 1: less for sources whose probes are farther from the target's.
 
         Args:
-            probes: [1 + given source, probe], the target's first, NaN if not measured. Each is
-                divided by its deviation; from the nearest source to the median one the weight falls
-                to an eighth. Without a probe in common a source is as far as the farthest.
+            probes: [1 + given source, probe], the target's first (`distances`).
         """
         if probes is None:
             return np.full(len(self), 1 / len(self))
-        probes = probes[[0, *(self.positions + 1)]]
-        measured = ~np.isnan(probes)
-        deviation = np.array(
-            [np.std(p[m]) if m.any() else 0.0 for p, m in zip(probes.T, measured.T, strict=True)]
-        )
-        both = measured[1:] & measured[0]
-        gaps = np.where(both, probes[1:] - probes[0], 0.0) / np.maximum(deviation, 1e-12)
-        distance = np.sqrt((gaps**2).sum(1) / np.maximum(both.sum(1), 1))
-        distance[~both.any(1)] = distance.max()
-        beyond = distance - distance.min()
-        weights = 0.125 ** (beyond / max(np.median(beyond), 1e-12))
-        return weights / weights.sum()
+        return weights(distances(probes[[0, *(self.positions + 1)]]))
 
     def _fit(self, warped: Sequence[np.ndarray]) -> None:
         coding, n = self.coding, max(len(z) for z in warped)

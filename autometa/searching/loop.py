@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,7 @@ class SearchLoop:
     Args:
         suite: folder of the saved suite, without test rows.
         checkpoints: folder of this study's checkpoints.
+        samplers: arm → its sampler; an arm without one has a new `settings.sampler` a trial.
         notify: called with the state of the search after every change.
     """
 
@@ -89,6 +91,7 @@ class SearchLoop:
         checkpoints: Path,
         tracker: Tracker,
         notify: Callable[[Progress], None],
+        samplers: Mapping[Arm, optuna.samplers.BaseSampler] | None = None,
     ) -> None:
         self._handle = handle
         self._space = space
@@ -98,6 +101,7 @@ class SearchLoop:
         self._checkpoints = checkpoints
         self._tracker = tracker
         self._notify = notify
+        self._samplers = dict(samplers or {})
         self._started = time.monotonic()
         self._waiting: dict[int, _Live] = {}
         self._running: dict[int, _Live] = {}
@@ -228,10 +232,10 @@ class SearchLoop:
             if is_eligible(frozen):
                 self._note_best(score_of(frozen), frozen.number, arm)
         self._done_before = sum(self._states.values())
-        reported = {frozen.number: rung_values(frozen) for frozen in self._handle.trials()}
-        for trial in self._handle.revive(self._sampler):
+        known = self._handle.trials()  # by number
+        for trial in self._handle.revive(lambda n: self._sampler(known[n].user_attrs["arm"], n)):
             live = self._configure(trial, trial.user_attrs["arm"])
-            live.epoch = max(reported[trial.number], default=0)
+            live.epoch = max(rung_values(known[trial.number]), default=0)
             if live.epoch == trial.user_attrs.get("kept", 0):
                 self._waiting[trial.number] = live
             else:  # killed while it wrote a unit's results: the decision is missing
@@ -248,15 +252,13 @@ class SearchLoop:
             arm = self._next_arm()
             if arm is None:
                 break
-            trial = self._handle.ask(arm, self._sampler)
+            trial = self._handle.ask(arm, partial(self._sampler, arm))
             live = self._configure(trial, arm)
             self._waiting[trial.number] = live
             self._total += 1
             self._asked[arm] += 1
-            searched = {
-                **readable(trial.params, live.config),
-                "sharing.kind": live.config["sharing.kind"],
-            }
+            kind = {"sharing.kind": live.config["sharing.kind"]}
+            searched = readable(trial.params, live.config) | kind
             self._tracker.trial_started(trial.number, searched, {"arm": arm})
         self._handle.commit()
 
@@ -286,8 +288,9 @@ class SearchLoop:
             trial.set_user_attr("seed", live.seed)
         return live
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return make_sampler(self._settings.sampler, self._settings.seed, number)
+    def _sampler(self, arm: Arm, number: int) -> optuna.samplers.BaseSampler:
+        own = self._samplers.get(arm)
+        return own or make_sampler(self._settings.sampler, self._settings.seed, number)
 
     def _largest_group(self, workers: int) -> list[int]:
         groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)

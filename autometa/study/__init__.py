@@ -13,7 +13,7 @@ at a time changes it, through a `StudyHandle`; anyone may read it at any time wi
         study.commit()                                  # and one after its results
 """
 
-from autometa.study.databases import storage_errors
+from autometa.study.databases import hidden, storage_errors
 from autometa.study.handle import SamplerFor, StudyHandle
 from autometa.study.journal import GroupedJournalBackend
 from autometa.study.samplers import (
@@ -23,13 +23,23 @@ from autometa.study.samplers import (
     make_sampler,
     visible_trials,
 )
-from autometa.study.store import delete_study, list_studies, open_study, read_study, trial_rows
+from autometa.study.store import (
+    delete_study,
+    list_studies,
+    open_study,
+    read_study,
+    reading,
+    trial_rows,
+)
 from autometa.study.values import (
     ADVISED,
+    DROPPED,
+    PROPOSED_BY,
     cost_of,
     is_advised,
     is_eligible,
     pareto_front,
+    proposed_by,
     rung_values,
     score_of,
     violation,
@@ -37,6 +47,8 @@ from autometa.study.values import (
 
 __all__ = [
     "ADVISED",
+    "DROPPED",
+    "PROPOSED_BY",
     "SAMPLERS",
     "SAMPLER_TRIALS",
     "WITH_OBJECTIVES",
@@ -45,13 +57,16 @@ __all__ = [
     "StudyHandle",
     "cost_of",
     "delete_study",
+    "hidden",
     "is_advised",
     "is_eligible",
     "list_studies",
     "make_sampler",
     "open_study",
     "pareto_front",
+    "proposed_by",
     "read_study",
+    "reading",
     "rung_values",
     "score_of",
     "storage_errors",

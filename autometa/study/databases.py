@@ -37,8 +37,11 @@ _CONNECT_SECONDS = 10
 _OWNERS = models.StudyUserAttributeModel.__table__
 
 
-def connect(url: str) -> tuple[RDBStorage, BaseStorage]:
+def connect(url: str, *, create: bool = True) -> tuple[RDBStorage, BaseStorage]:
     """Open the database and make Optuna's tables where there are none.
+
+    Args:
+        create: whether to make tables; without it a database that has none is refused.
 
     Returns:
         The storage itself, and Optuna's caching wrapper of it, which a `Study` is given.
@@ -56,7 +59,11 @@ def connect(url: str) -> tuple[RDBStorage, BaseStorage]:
         kwargs["connect_args"] = {"timeout": 30}  # the heartbeat writes from a thread of its own
     try:
         with storage_errors(url), quiet("optuna.storages"):
-            rdb = _create(parsed.render_as_string(hide_password=False), kwargs)
+            full = parsed.render_as_string(hide_password=False)
+            if create:
+                rdb = _create(full, kwargs)
+            else:
+                rdb = RDBStorage(full, engine_kwargs=kwargs, skip_table_creation=True)
     except ImportError:
         raise StudyError(
             f"Parameter `storage` needs a Python driver for {parsed.get_backend_name()} that is "
@@ -67,6 +74,29 @@ def connect(url: str) -> tuple[RDBStorage, BaseStorage]:
         # Optuna's own sentence about its table schema, which says how to upgrade it.
         raise InfrastructureError(f"Storage `{hidden(url)}` cannot be used: {exc}") from None
     return rdb, optuna.storages.get_storage(rdb)
+
+
+def check_readable(url: str) -> None:
+    """Refuse an SQLite file that is not there, which opening would make, or that has no studies.
+
+    Raises:
+        StudyError: one sentence that names it.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "sqlite":
+        return
+    path = Path(parsed.database or "")
+    if not path.is_file():
+        raise StudyError(f"There is no database `{path}`.")
+    engine = sqlalchemy.create_engine(parsed)
+    try:
+        found = sqlalchemy.inspect(engine).get_table_names()
+    except sql.SQLAlchemyError:
+        raise StudyError(f"`{path}` is no SQLite database.") from None
+    finally:
+        engine.dispose()
+    if "studies" not in found:
+        raise StudyError(f"Database `{path}` holds no Optuna studies.")
 
 
 def disconnect(rdb: RDBStorage) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from autometa.space import Space, readable
 from autometa.space.space import KIND
 from autometa.study.databases import (
     DatabaseOwner,
+    check_readable,
     connect,
     disconnect,
     hidden,
@@ -35,7 +37,7 @@ from autometa.study.journal import (
     StudyLock,
     lock_path,
 )
-from autometa.study.values import cost_of, rung_values, score_of, violation
+from autometa.study.values import cost_of, proposed_by, rung_values, score_of, violation
 
 
 def open_study(
@@ -108,6 +110,29 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
     return study
 
 
+@contextmanager
+def reading(where: str) -> Iterator[BaseStorage]:
+    """Anyone's Optuna storage, to read from: a database URL, or the path of a journal file.
+
+    Raises:
+        StudyError: there is no such file, it holds no studies, or the URL cannot be a database.
+        InfrastructureError: it cannot be reached or read.
+    """
+    if "://" not in where:
+        path = Path(where).expanduser()
+        if not path.is_file():
+            raise StudyError(f"There is no journal `{where}`.")
+        yield _journal_storage(ReadOnlyJournalBackend(path), path)
+        return
+    check_readable(where)
+    rdb, store = connect(where, create=False)
+    try:
+        with storage_errors(where):
+            yield store
+    finally:
+        disconnect(rdb)
+
+
 def list_studies(home: Home, storage: str | None = None) -> list[str]:
     """Names of the studies in the home folder, or in a database, sorted."""
     if storage is None:
@@ -154,13 +179,13 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """One plain dictionary a trial, for tables and JSON.
 
     Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `advised` (if the
-    diagnosis asked for it), `value` (the score; None unless it has one), `cost` (None unless one is
-    minimised and was measured), `feasible` (whether a completed trial keeps to a bound on its
-    tasks; None where none is set), `closest` (the task that is nearest to that bound, and how far
-    it is below its reference), `params` (what was searched; `sharing.kind` also where the arm fixes
-    it; a tree of tasks as one value; what an advised trial changes in the best sharing one),
-    `epoch` (the last one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`,
-    `finished`.
+    diagnosis asked for it), `proposed_by` (how, where the search learned from earlier ones),
+    `value` (the score; None unless it has one), `cost` (None unless one is minimised and was
+    measured), `feasible` (whether a completed trial keeps to a bound on its tasks; None where none
+    is set), `closest` (the task that is nearest to that bound, and how far it is below its
+    reference), `params` (what was searched; `sharing.kind` also where the arm fixes it; a tree of
+    tasks as one value; what an advised trial changes in the best sharing one), `epoch` (the last
+    one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -177,6 +202,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "state": trial.state.name,
                 "arm": arm,
                 "advised": bool(attrs.get("advised")),
+                "proposed_by": proposed_by(trial),
                 "value": score_of(trial),
                 "cost": cost_of(trial),
                 "feasible": _is_feasible(trial),

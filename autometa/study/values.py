@@ -17,6 +17,9 @@ RUNGS = "rungs"
 ADVISED = "advised"
 #: name of the constraint that Optuna is told: how far the worst task is beyond the bound
 WORST_TASK = "worst_task"
+#: system attributes that `priors.TransferSampler` leaves with a trial: how it was proposed, and the
+#: positions of the sources that were dropped then, as JSON
+PROPOSED_BY, DROPPED = "transfer:by", "transfer:dropped"
 
 
 def rung_values(trial: FrozenTrial) -> dict[int, float]:
@@ -38,6 +41,13 @@ def cost_of(trial: FrozenTrial) -> float | None:
     a study that minimises a cost."""
     cost: Any = trial.user_attrs.get("cost")
     return None if cost is None else float(cost)
+
+
+def proposed_by(trial: FrozenTrial) -> str | None:
+    """`portfolio` or `model` if earlier searches proposed the trial, `random` or `tpe` if none did
+    in a search that learns from some; None in any other search."""
+    by: str | None = trial.system_attrs.get(PROPOSED_BY)
+    return by
 
 
 def is_advised(trial: FrozenTrial | Trial) -> bool:

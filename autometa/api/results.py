@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from autometa.api.starting import told
 from autometa.diagnosis import ATTRIBUTE, stored
 from autometa.finals import Judgement
 from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
@@ -37,6 +38,9 @@ class SearchResult:
         cost: what was minimised beside the score, if anything.
         front: the Pareto front of score and cost, cheapest first, one dictionary a trial (`number`,
             `arm`, `score`, `cost`, `network` in words, `config`); None without a cost.
+        init: which earlier model runs could start from (`model`, `suite`, `distance`, `sha256`,
+            `blocks`, `parameters`), how many `trials` did, and how the `winners` of the arms
+            started (`start`, `taken`); None without `init_from`.
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -53,6 +57,7 @@ class SearchResult:
     cost: str | None = None
     front: list[dict[str, Any]] | None = None
     diagnosis: dict[str, Any] | None = field(default=None, repr=False)
+    init: dict[str, Any] | None = field(default=None, repr=False)
     interrupted: bool = False
 
     @property
@@ -75,6 +80,7 @@ class SearchResult:
             "mlflow": self.mlflow,
             "cost": self.cost,
             "front": self.front,
+            "init": self.init,
             "interrupted": self.interrupted,
         }
 
@@ -130,6 +136,7 @@ def search_result(
         front=front,
         trials=pd.DataFrame(rows),
         diagnosis=stored_diagnosis(handle),
+        init=told(handle, None if test is None else test.get("winners")),
         interrupted=test is None,
     )
 

@@ -204,21 +204,12 @@ class Sources:
         """[source], their sum is 1: less for sources whose probes are farther from the target's.
 
         Args:
-            probes: [1 + given source, probe], the target's first, NaN if not measured. Each is
-                divided by its deviation; from the nearest source to the median one the weight falls
-                to an eighth. Without a probe in common a source is as far as the farthest.
+            probes: [1 + given source, probe], the target's first, NaN if not measured. From the
+                nearest source (`distances`) to the median one the weight falls to an eighth.
         """
         if probes is None:
             return np.full(len(self), 1 / len(self))
-        probes = probes[[0, *(self.positions + 1)]]
-        measured = ~np.isnan(probes)
-        deviation = np.array(
-            [np.std(p[m]) if m.any() else 0.0 for p, m in zip(probes.T, measured.T, strict=True)]
-        )
-        both = measured[1:] & measured[0]
-        gaps = np.where(both, probes[1:] - probes[0], 0.0) / np.maximum(deviation, 1e-12)
-        distance = np.sqrt((gaps**2).sum(1) / np.maximum(both.sum(1), 1))
-        distance[~both.any(1)] = distance.max()
+        distance = distances(probes[[0, *(self.positions + 1)]])
         beyond = distance - distance.min()
         weights = 0.125 ** (beyond / max(np.median(beyond), 1e-12))
         return weights / weights.sum()
@@ -264,6 +255,25 @@ class Sources:
             mean = others @ weights
             sets.append(gp.Data(x, warp(values[s][rows]) - mean, *basis(others, weights)))
         return prior.learned(gp.fit(sets, self.coding.group, prior), deviation=0.5)
+
+
+def distances(probes: np.ndarray) -> np.ndarray:
+    """[source]: how far the probes of each are from the target's.
+
+    Args:
+        probes: [1 + source, probe], the target's first, NaN if not measured. Each is divided by its
+            deviation; the distance is the root of the mean square over what both have. Without a
+            probe in common a source is as far as the farthest.
+    """
+    measured = ~np.isnan(probes)
+    deviation = np.array(
+        [np.std(p[m]) if m.any() else 0.0 for p, m in zip(probes.T, measured.T, strict=True)]
+    )
+    both = measured[1:] & measured[0]
+    gaps = np.where(both, probes[1:] - probes[0], 0.0) / np.maximum(deviation, 1e-12)
+    distance: np.ndarray = np.sqrt((gaps**2).sum(1) / np.maximum(both.sum(1), 1))
+    distance[~both.any(1)] = distance.max()
+    return distance
 
 
 def basis(predictions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

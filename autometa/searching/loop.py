@@ -76,6 +76,8 @@ class SearchLoop:
         suite: folder of the saved suite, without test rows.
         checkpoints: folder of this study's checkpoints.
         notify: called with the state of the search after every change.
+        taken: how much of a run's network starts from an earlier model (`training.initial.Taken`),
+            None where it starts at random.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class SearchLoop:
         checkpoints: Path,
         tracker: Tracker,
         notify: Callable[[Progress], None],
+        taken: Callable[[TrialConfig], dict[str, int] | None] = lambda config: None,
     ) -> None:
+        self._taken = taken
         self._handle = handle
         self._space = space
         self._settings = settings
@@ -254,7 +258,8 @@ class SearchLoop:
                 **readable(trial.params, live.config),
                 "sharing.kind": live.config["sharing.kind"],
             }
-            self._tracker.trial_started(trial.number, searched, {"arm": arm})
+            tags = {"arm": arm, "taken": trial.user_attrs.get("taken")}
+            self._tracker.trial_started(trial.number, searched, tags)
         self._handle.commit()
 
     def _next_arm(self) -> Arm | None:
@@ -281,6 +286,8 @@ class SearchLoop:
         if "config" not in trial.user_attrs:
             trial.set_user_attr("config", live.config)
             trial.set_user_attr("seed", live.seed)
+            if (taken := self._taken(config)) is not None:
+                trial.set_user_attr("taken", taken)
         return live
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:

@@ -30,6 +30,7 @@ from autometa.training.balancing import Balancing, some_runs
 from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
 from autometa.training.gradients import Gradients, join
+from autometa.training.initial import Initial, draw
 from autometa.training.memory import AllocationPeak, RunMemory
 from autometa.training.optimizers import OPTIMIZERS, Rates
 from autometa.training.predicting import predict
@@ -78,12 +79,18 @@ class Trainer:
     Args:
         suite: its test rows are never read.
         max_epochs: the length that schedules span.
+        initial: what runs with `init.kind = earlier` start from.
     """
 
     def __init__(
-        self, suite: TaskSuite | EpisodicSuite, max_epochs: int, device: torch.device
+        self,
+        suite: TaskSuite | EpisodicSuite,
+        max_epochs: int,
+        device: torch.device,
+        initial: Initial | None = None,
     ) -> None:
         keep_freed_memory()
+        self._initial = initial
         self.problem = Problem.of(suite)
         self.max_epochs = max_epochs
         self._device = device
@@ -100,12 +107,13 @@ class Trainer:
         self._recordings = Recordings()
 
     def start(self, runs: Sequence[Run]) -> PopulationState:
-        """Freshly initialised runs of one shape key, each from its own seed."""
+        """Freshly initialised runs of one shape key, each from its own seed.
+
+        Raises:
+            ConfigError: a run is to start from an earlier model, and the trainer has none.
+        """
         # each from its own config: runs of one shape key may start differently (`concat`)
-        drawn = [
-            build(run.config, self.problem).init(torch.Generator().manual_seed(run.seed))
-            for run in runs
-        ]
+        drawn = [draw(run.config, self.problem, run.seed, self._initial) for run in runs]
         layout = Layout(drawn[0][0])
         values = torch.stack([layout.pack(params) for params, _ in drawn]).to(self._device)
         kind = OPTIMIZERS[runs[0].config.optimizer.kind]

@@ -1,0 +1,164 @@
+"""Which earlier model fits a suite, and which of those in the home folder is the nearest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autometa.errors import InfrastructureError, UserError
+from autometa.home import Home
+from autometa.model import Model
+from autometa.networks import Problem
+from autometa.priors import probes, shelf
+from autometa.priors.sources import distances
+from autometa.tasks import EpisodicSuite, Task, TaskSuite
+from autometa.tasks.encoder import TableEncoder
+from autometa.training.initial import Initial
+
+
+class Unfit(Exception):
+    """Why nothing of a model fits: a clause that ends a sentence."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that fits, and what a study remembers of it."""
+
+    initial: Initial
+    facts: dict[str, Any]
+
+
+def candidate(path: Path, suite: TaskSuite | EpisodicSuite) -> Candidate:
+    """What of a model may be used on a suite.
+
+    Raises:
+        Unfit: nothing.
+        UserError: it cannot be read.
+    """
+    model = read_model(path)
+    if "study" in model.facts and model.facts.get("fingerprint") == suite.fingerprint:
+        raise Unfit(
+            "it was trained on the validation rows of this very suite, which could not judge it "
+            "any more"
+        )
+    _check_features(model, suite)
+    episodic = isinstance(suite, EpisodicSuite)
+    tasks, labels = ((), suite.labels) if episodic else (suite.tasks, ())
+    known = () if model.new_task is None else model.new_task.classes
+    answers = _answers(model.problem, model.tasks, known)
+    head = answers is not None and answers == _answers(Problem.of(suite), tasks, labels)
+    initial = Initial.of(model.config, model.problem, model.params, head=head)
+    if not initial.blocks:
+        kind = model.config.flat()["sharing.kind"]
+        raise Unfit(f"its tasks have no block in common (`sharing.kind = {kind}`)")
+    facts = {
+        "asked": str(path),
+        "model": path.name,
+        "suite": model.facts.get("suite"),
+        "study": model.facts.get("study"),
+        "distance": None,
+    }
+    return Candidate(initial, facts)
+
+
+def nearest_candidate(
+    home: Home, suite: TaskSuite | EpisodicSuite, fits: Callable[[Initial], object]
+) -> tuple[Candidate | None, str]:
+    """The fitting model of the search in the home folder whose suite is nearest by its probes.
+
+    Args:
+        fits: raises `Unfit` where no network of the space has such blocks.
+
+    Returns:
+        It, and a sentence that says why it or why none.
+    """
+    found: list[Candidate] = []
+    measured: list[list[float]] = []
+    reasons: list[str] = []
+    for record in shelf.records(home, reasons.append):
+        path = home.models / record.facts.study
+        try:
+            facts = read_model(path).facts
+            if facts.get("fingerprint") != record.facts.fingerprint:
+                raise Unfit("it is the model of another search")
+            one = candidate(path, suite)
+            fits(one.initial)
+        except (Unfit, UserError) as exc:
+            reasons.append(f"`{path.name}`: {str(exc).rstrip('.')}")
+            continue
+        found.append(one)
+        measured.append(probes.vector(record.facts.probes))
+    if not found:
+        if not reasons:
+            return None, "There is no earlier model yet: every run starts at random."
+        return None, f"No earlier model fits, every run starts at random ({'; '.join(reasons)})."
+    best, distance = 0, math.nan
+    if len(found) > 1:
+        own = probes.vector(dict(probes.measure(suite.without_test())))
+        far = distances(np.array([own, *measured]))
+        best = int(np.argmin(far))
+        distance = float(far[best])
+    chosen = found[best]
+    near = f", the nearest of {len(found)} that fit" if len(found) > 1 else ""
+    kept = None if math.isnan(distance) else round(distance, 3)
+    chosen = replace(chosen, facts={**chosen.facts, "asked": "auto", "distance": kept})
+    return chosen, (
+        f"Runs may start from model `{chosen.facts['model']}` of suite `{chosen.facts['suite']}`"
+        f"{near}."
+    )
+
+
+def read_model(path: Path) -> Model:
+    """A model that may be damaged.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Model.load(path)
+    except UserError as exc:
+        raise UserError(f"Parameter `init_from` (`--init-from`): {exc}") from None
+    except (InfrastructureError, AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise UserError(
+            f"Parameter `init_from` (`--init-from`): model `{path}` is damaged "
+            f"({' '.join(str(exc).split())}). Train it again, or choose another."
+        ) from None
+
+
+def _check_features(model: Model, suite: TaskSuite | EpisodicSuite) -> None:
+    """A first layer is of use for the same features in the same order, or images of one shape."""
+    old, new = model.encoder, suite.encoder
+    if isinstance(old, TableEncoder) and isinstance(new, TableEncoder):
+        for before, now in zip(old.features, new.features, strict=False):
+            if before != now:
+                raise Unfit(f"it reads the feature `{before}` where this suite has `{now}`")
+    shapes = model.problem.feature_shape, tuple(suite.feature_shape)
+    if shapes[0] != shapes[1]:
+        raise Unfit(f"it reads {_inputs(shapes[0])}, and this suite has {_inputs(shapes[1])}")
+    if isinstance(old, TableEncoder) != isinstance(new, TableEncoder):
+        raise Unfit("of one of the two the names of the features are not known")
+
+
+def _inputs(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3:
+        return f"images of {'×'.join(map(str, shape))}"
+    return f"{shape[0]} features"
+
+
+def _answers(problem: Problem, tasks: Sequence[Task], labels: Sequence[Any]) -> object:
+    """What one head predicts for every task: its kind, and the labels of its classes.
+
+    None where tasks differ in it; in episodes with classes these are new each time.
+
+    Args:
+        labels: of binary tasks, in episodes.
+    """
+    if problem.episode is None:
+        kinds = {(task.kind, tuple(task.classes)) for task in tasks}
+        return kinds.pop() if len(kinds) == 1 else None
+    return problem.kinds[0], problem.episode.ways or tuple(labels)

@@ -20,6 +20,9 @@ from autometa.tasks import EpisodicSuite, Task, TaskSuite
 from autometa.tasks.encoder import TableEncoder
 from autometa.training.initial import Initial
 
+#: part of a suite's features that a model has to know
+KNOWN = 0.5
+
 
 class Unfit(Exception):
     """Why nothing of a model fits: a clause that ends a sentence."""
@@ -46,7 +49,7 @@ def candidate(path: Path, suite: TaskSuite | EpisodicSuite) -> Candidate:
             "it was trained on the validation rows of this very suite, which could not judge it "
             "any more"
         )
-    _check_features(model, suite)
+    columns = _columns(model, suite)
     episodic = isinstance(suite, EpisodicSuite)
     tasks, labels = ((), suite.labels) if episodic else (suite.tasks, ())
     known = () if model.new_task is None else model.new_task.classes
@@ -56,6 +59,8 @@ def candidate(path: Path, suite: TaskSuite | EpisodicSuite) -> Candidate:
     if not initial.blocks:
         kind = model.config.flat()["sharing.kind"]
         raise Unfit(f"its tasks have no block in common (`sharing.kind = {kind}`)")
+    if columns is not None:
+        initial = initial.with_inputs(columns)
     facts = {
         "asked": str(path),
         "model": path.name,
@@ -130,18 +135,34 @@ def read_model(path: Path) -> Model:
         ) from None
 
 
-def _check_features(model: Model, suite: TaskSuite | EpisodicSuite) -> None:
-    """A first layer is of use for the same features in the same order, or images of one shape."""
+def _columns(model: Model, suite: TaskSuite | EpisodicSuite) -> list[int | None] | None:
+    """For each feature of the suite, which of the model's it is by name; None if they are equal.
+
+    Raises:
+        Unfit: a first layer that was trained on the model's inputs is of no use here.
+    """
     old, new = model.encoder, suite.encoder
-    if isinstance(old, TableEncoder) and isinstance(new, TableEncoder):
-        for before, now in zip(old.features, new.features, strict=False):
-            if before != now:
-                raise Unfit(f"it reads the feature `{before}` where this suite has `{now}`")
     shapes = model.problem.feature_shape, tuple(suite.feature_shape)
+    if isinstance(old, TableEncoder) and isinstance(new, TableEncoder):
+        if old.features == new.features:
+            return None
+        place = {name: column for column, name in enumerate(old.features)}
+        columns = [place.get(name) for name in new.features]
+        unknown = [n for n, at in zip(new.features, columns, strict=True) if at is None]
+        if len(unknown) > (1 - KNOWN) * len(columns):
+            raise Unfit(
+                f"it knows {len(columns) - len(unknown)} of the {len(columns)} features by their "
+                f"names, `{unknown[0]}` for one it does not"
+            )
+        kind = model.config.flat()["backbone.kind"]
+        if kind != "mlp":
+            raise Unfit(f"its features are others or in another order, which `{kind}` cannot take")
+        return columns
     if shapes[0] != shapes[1]:
         raise Unfit(f"it reads {_inputs(shapes[0])}, and this suite has {_inputs(shapes[1])}")
     if isinstance(old, TableEncoder) != isinstance(new, TableEncoder):
         raise Unfit("of one of the two the names of the features are not known")
+    return None
 
 
 def _inputs(shape: tuple[int, ...]) -> str:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +97,20 @@ class Initial:
                     if not name.startswith(("blocks.", "head.", *_OWN))
                 }
         return cls(_fixed(config), len(blocks), kind.kind if episodic else None, found)
+
+    def with_inputs(self, columns: Sequence[int | None]) -> Initial:
+        """The same for other features, of a backbone `mlp`: its first layer is linear in them.
+
+        Args:
+            columns: for each feature, which of the earlier ones it is; None for a new one, which
+                has no say at first. An earlier one that is missing counts as its mean.
+        """
+        old = self.params[_FIRST]
+        new = torch.zeros(len(old), len(columns), dtype=old.dtype)
+        for at, column in enumerate(columns):
+            if column is not None:
+                new[:, at] = old[:, column]
+        return replace(self, params={**self.params, _FIRST: new})
 
     @property
     def blocks(self) -> int:
@@ -206,6 +220,8 @@ def draw(
     return params, buffers
 
 
+#: the leaf of a multilayer perceptron that reads the features
+_FIRST = "blocks.0.weight"
 #: leaves of a head without a dimension for tasks: how many dimensions they have
 _HEAD = {"head.weight": 2, "head.bias": 1}
 

@@ -7,7 +7,8 @@ all blocks shared, or its initialisation is meta-learned in episodes of ten supp
 blocks adapt). The second half is a suite of its own, with splits and standardisation of its own, of
 which a part of the training rows is kept. Its networks start at random or from either model, as
 with `--init-from`. Each start is tuned alike: of four learning rates that with the best validation
-score (mean of two seeds). What is compared are scores on the test rows, paired over the splits of tasks.
+score (mean of two seeds). What is compared are scores on the test rows, paired over the splits of
+tasks.
 """
 
 from __future__ import annotations
@@ -60,19 +61,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", default="landmine", help="a grouped suite (%(default)s)")
     parser.add_argument("--splits", type=int, default=8, help="of the tasks (%(default)s)")
     parser.add_argument("--parts", default="0.05,0.25,1", help="of the rows (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("bench-init"), help="(%(default)s)")
     args = parser.parse_args(argv)
     if args.splits < 2:
         parser.error("there should be at least 2 splits")
     torch.set_num_threads(1)
     parts = [float(part) for part in args.parts.split(",")]
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = [one_split(args.suite, split, parts, args.out) for split in range(args.splits)]
+    print("\n".join(table([split["rows"] for split in found], parts)))
+    seconds = [split["cpu_seconds"] for split in found]
+    print(json.dumps({"suite": args.suite, "cpu_seconds": seconds}))
+
+
+def one_split(name: str, split: int, parts: Sequence[float], out: Path) -> dict[str, Any]:
+    """What a split of the tasks gives, or what an earlier call of the script found."""
+    path = out / f"{name}-{split}.json"
+    if path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["parts"] == list(parts):
+            return kept
     began = time.process_time()
-    found = [one_split(args.suite, split, parts) for split in range(args.splits)]
-    print("\n".join(table(found, parts)))
+    rows = measured(name, split, parts)
     seconds = round(time.process_time() - began, 1)
-    print(json.dumps({"suite": args.suite, "cpu_seconds": seconds, "splits": found}))
+    found = {"parts": list(parts), "cpu_seconds": seconds, "rows": rows}
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
-def one_split(name: str, split: int, parts: Sequence[float]) -> list[dict[str, Any]]:
+def measured(name: str, split: int, parts: Sequence[float]) -> list[dict[str, Any]]:
     """Test scores of every arm and start, for each part of the training rows."""
     rng = np.random.default_rng(split)
     folder_of_data = Path(os.environ["AUTOMETA_DATA"]).expanduser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +66,7 @@ def candidate(path: Path, suite: TaskSuite | EpisodicSuite) -> Candidate:
         "suite": model.facts.get("suite"),
         "study": model.facts.get("study"),
         "distance": None,
+        "fit": 1,
     }
     return Candidate(initial, facts)
 
@@ -80,7 +80,7 @@ def nearest_candidate(
         fits: raises `Unfit` where no network of the space has such blocks.
 
     Returns:
-        It, and a sentence that says why it or why none.
+        It, or None with a sentence that says why there is none.
     """
     found: list[Candidate] = []
     measured: list[list[float]] = []
@@ -88,8 +88,7 @@ def nearest_candidate(
     for record in shelf.records(home, reasons.append):
         path = home.models / record.facts.study
         try:
-            facts = read_model(path).facts
-            if facts.get("fingerprint") != record.facts.fingerprint:
+            if read_model(path).facts.get("fingerprint") != record.facts.fingerprint:
                 raise Unfit("it is the model of another search")
             one = candidate(path, suite)
             fits(one.initial)
@@ -102,20 +101,14 @@ def nearest_candidate(
         if not reasons:
             return None, "There is no earlier model yet: every run starts at random."
         return None, f"No earlier model fits, every run starts at random ({'; '.join(reasons)})."
-    best, distance = 0, math.nan
+    best, distance = 0, None
     if len(found) > 1:
         own = probes.vector(dict(probes.measure(suite.without_test())))
         far = distances(np.array([own, *measured]))
         best = int(np.argmin(far))
-        distance = float(far[best])
-    chosen = found[best]
-    near = f", the nearest of {len(found)} that fit" if len(found) > 1 else ""
-    kept = None if math.isnan(distance) else round(distance, 3)
-    chosen = replace(chosen, facts={**chosen.facts, "asked": "auto", "distance": kept})
-    return chosen, (
-        f"Runs may start from model `{chosen.facts['model']}` of suite `{chosen.facts['suite']}`"
-        f"{near}."
-    )
+        distance = round(float(far[best]), 3)
+    more = {"asked": "auto", "distance": distance, "fit": len(found)}
+    return replace(found[best], facts={**found[best].facts, **more}), ""
 
 
 def read_model(path: Path) -> Model:

@@ -93,9 +93,11 @@ def choose_start(
     elif init_from is None:
         start = none
     elif str(init_from) == AUTO:
-        found, message = nearest_candidate(home, suite, lambda initial: offered(space, initial))
-        start = _start(none, found, message)
-        start.attrs.setdefault(INIT, {"asked": AUTO, "model": None})
+        found, why = nearest_candidate(home, suite, lambda initial: offered(space, initial))
+        if found is None:
+            start = replace(none, attrs={INIT: {"asked": AUTO, "model": None}}, message=why)
+        else:
+            start = _start(none, found)
     else:
         try:
             start = _start(none, _asked(init_from, suite, home))
@@ -126,7 +128,8 @@ def start_of(
             for name, value in initial.backbone.items()
             if flat.get(f"backbone.{name}") != value
         ]
-        raise _nothing(init_from, f"it has {' and '.join(differ)}")
+        why = f"it has {' and '.join(differ)}" if differ else "its blocks have other shapes"
+        raise _nothing(init_from, why)
     return chosen, initial
 
 
@@ -202,25 +205,20 @@ def _nothing(init_from: str | Path, why: str) -> UserError:
     )
 
 
-def _start(none: Start, found: Candidate | None, message: str | None = None) -> Start:
-    if found is None:
-        return replace(none, message=message)
+def _start(none: Start, found: Candidate) -> Start:
     space, initial = offered(none.space, found.initial), found.initial
-    facts = {**found.facts, "sha256": initial.sha256(), "blocks": initial.blocks}
-    facts["parameters"] = sum(leaf.numel() for leaf in initial.params.values())
-    return replace(
-        none,
-        space=space,
-        initial=initial,
-        attrs={INIT: facts},
-        message=message or f"Runs may start from {words(facts)}.",
+    facts = {
+        **found.facts,
+        "sha256": initial.sha256(),
+        "blocks": initial.blocks,
+        "parameters": sum(leaf.numel() for leaf in initial.params.values()),
+    }
+    of = f" of {facts['fit']} that fit" if facts["fit"] > 1 else ""
+    message = (
+        f"Runs may start from model `{facts['model']}` of suite `{facts['suite']}`"
+        f"{of and f', the nearest{of}'}."
     )
-
-
-def words(facts: Mapping[str, Any]) -> str:
-    """ "model `x` (3 blocks, 19,000 parameters)"."""
-    blocks = f"{facts['blocks']} block{'s' * (facts['blocks'] != 1)}"
-    return f"model `{facts['model']}` ({blocks}, {facts['parameters']:,} parameters)"
+    return replace(none, space=space, initial=initial, attrs={INIT: facts}, message=message)
 
 
 def _resumed(
@@ -262,9 +260,11 @@ def _resumed(
             f"SHA-256 should be {kept['sha256']}. Restore it, or remove it and add --init-from "
             f"with model `{has}`."
         )
-    return replace(
-        none, space=offered(none.space, initial), initial=initial, attrs={INIT: dict(kept)}
-    )
+    try:
+        space = offered(none.space, initial)
+    except Unfit:  # another space than that of the study, which refuses it
+        space = none.space
+    return replace(none, space=space, initial=initial, attrs={INIT: dict(kept)})
 
 
 def _choices(space: Space) -> tuple[Any, ...]:

@@ -31,7 +31,9 @@ import autometa
 from autometa.api.earlier import candidate
 from autometa.intervals import mean_interval
 from autometa.metrics import evaluate
+from autometa.networks import Problem
 from autometa.tasks import TaskSuite
+from autometa.training.data import TrainingRows
 from autometa.training.initial import Initial
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
@@ -134,10 +136,9 @@ def starts(suite: TaskSuite, arm: str, initials: Mapping[str, Initial]) -> dict[
     base = {**NETWORK, "sharing.kind": arm}
     stripped, test = suite.without_test(), suite.open_test()
     specs = task_specs(stripped)
-    probe = Trainer(stripped, 1, torch.device("cpu"))
-    epochs = max(
-        EPOCHS, math.ceil(STEPS / probe._train.steps(TrialConfig.from_flat(base).optimizer))
-    )
+    rows = TrainingRows(stripped.rows("train"), Problem.of(stripped), torch.device("cpu"))
+    steps = rows.steps(TrialConfig.from_flat(base).optimizer)
+    epochs = max(EPOCHS, math.ceil(STEPS / steps))
     scores = {}
     for start in STARTS:
         kind = "random" if start == "random" else "earlier"

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
 import autometa
 from autometa.api import SearchResult
+from autometa.cli import app
 from autometa.cli.finding import print_finding
 from autometa.errors import InfrastructureError, SpaceError, StudyError, UserError
 from autometa.home import Home
@@ -19,6 +22,7 @@ from autometa.judge import describe_network
 from autometa.model import Model
 from autometa.study import delete_study, list_studies, read_study
 from autometa.tasks import TaskSuite
+from autometa.training.initial import Initial
 from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
 from tests.test_api_episodes import SPACE as EPISODES
@@ -219,8 +223,6 @@ class TestResuming:
             run(stopped, resume=True, init_from="first")
 
     def test_a_changed_file_is_refused(self, stopped: Path) -> None:
-        from autometa.training.initial import Initial
-
         path = Home.find(stopped).initial("second")
         initial = Initial.load(path)
         initial.params["blocks.0.bias"] += 1.0
@@ -334,3 +336,45 @@ def test_mlflow_knows_which_model(tmp_path: Path) -> None:
     tagged = {int(r.data.tags["trial_number"]) for r in runs if "taken" in r.data.tags}
     assert tagged == {t.number for t in study.trials if "taken" in t.user_attrs}
     assert tagged
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> Path:
+        rng = np.random.default_rng(0)
+        frame = pd.DataFrame(rng.normal(size=(90, 4)), columns=["a", "b", "c", "d"])
+        path = tmp_path / "new.csv"
+        frame.assign(up=frame["a"] - frame["b"], down=frame["b"]).to_csv(path, index=False)
+        old = tmp_path / "old.csv"
+        pd.read_csv(path).sample(frac=0.9, random_state=1)[
+            ["d", "c", "b", "a", "up", "down"]
+        ].to_csv(old, index=False)
+        return path
+
+    def call(self, home: Path, *words: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--home", str(home), "--targets", "up,down"])
+
+    def test_train_and_search(self, tmp_path: Path, table: Path) -> None:
+        small = ["--set", "backbone.width=32", "--max-epochs", "2"]
+        old = str(tmp_path / "old.csv")
+        assert self.call(tmp_path, "train", old, *small).exit_code == 0
+        again = self.call(tmp_path, "train", str(table), *small, "--init-from", "old-train-1")
+        assert again.exit_code == 0, again.stderr
+        config = Model.load(tmp_path / "models" / "new-train-1").config
+        assert config.init.kind == "earlier"
+        words = ["--n-trials", "6", "--max-epochs", "2", "--workers", "0", "--sampler", "random"]
+        words += ["--mlflow-tracking-uri", "off", "--no-diagnosis", "--space", "hard"]
+        found = self.call(tmp_path, "search", str(table), *words, "--init-from", "old-train-1")
+        assert found.exit_code == 0, found.stderr
+        assert "Runs may start from model `old-train-1` of suite `old`." in found.stderr
+        assert "trials started from model old-train-1 (3 blocks, " in found.stdout
+        # columns in another order: the first layer was put in order
+        first = Initial.load(Home.find(tmp_path).initial("new-1")).params["blocks.0.weight"]
+        earlier = Model.load(tmp_path / "models" / "old-train-1").params["blocks.0.weight"]
+        assert torch.equal(first, earlier.flip(1))
+
+    def test_mistakes_are_one_sentence(self, tmp_path: Path, table: Path) -> None:
+        for command in ("search", "train"):
+            result = self.call(tmp_path, command, str(table), "--init-from", "nothing")
+            assert result.exit_code == 2
+            assert "should be a model's folder or its name in" in str(result.exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ def run(home: Path, suite: TaskSuite | None = None, **options: Any) -> SearchRes
     } | options
     suite = small_suite() if suite is None else suite
     return autometa.search(suite, space=space, home=home, **settings)
+
+
+def named(name: str, **options: Any) -> TaskSuite:
+    return dataclasses.replace(small_suite(**options), name=name)
 
 
 def kinds(result: SearchResult) -> list[str]:
@@ -263,8 +268,9 @@ class TestAuto:
     def test_the_nearest_that_fits(self, tmp_path: Path) -> None:
         options = {"text": SPACE.replace("choices: [4, 8]", "choices: [8]"), "n_trials": 2}
         options["independent_share"] = 0.0  # the model shares
-        run(tmp_path, small_suite(seed=3, rows=95), study_name="near", **options)
-        run(tmp_path, small_suite(seed=4, rows=3000), study_name="far", **options)
+        run(tmp_path, named("a", seed=3, rows=95), study_name="near", **options)
+        run(tmp_path, named("b", seed=4, rows=3000), study_name="far", **options)
+        run(tmp_path, small_suite(seed=2), study_name="same-name", **options)
         x = np.random.default_rng(0).normal(size=(90, 3))
         run(tmp_path, TaskSuite.from_arrays(x[:, :1], x[:, 1:]), study_name="other", **options)
         told: list[str | None] = []
@@ -278,13 +284,16 @@ class TestAuto:
         assert any("the nearest of 2 that fit" in text for text in told if text)
 
     def test_says_why_none_fits(self, tmp_path: Path) -> None:
-        run(tmp_path, n_trials=2, study_name="same")
+        run(tmp_path, n_trials=2, study_name="same", independent_share=0.0)
+        run(tmp_path, named("b"), n_trials=2, study_name="alone", independent_share=1.0)
         told: list[str | None] = []
         result = run(
             tmp_path, init_from="auto", n_trials=2, progress=lambda step: told.append(step.message)
         )
         assert result.init["model"] is None
-        assert any("`same`: it was trained on" in text for text in told if text)
+        (text,) = [text for text in told if text and "No earlier model fits" in text]
+        assert "`same`: its suite has the same name" in text
+        assert "`alone`: its tasks have no block in common" in text
 
 
 def test_a_meta_learned_initialisation_starts_a_search_in_episodes(tmp_path: Path) -> None:
@@ -377,4 +386,5 @@ class TestCommandLine:
         for command in ("search", "train"):
             result = self.call(tmp_path, command, str(table), "--init-from", "nothing")
             assert result.exit_code == 2
-            assert "should be a model's folder or its name in" in str(result.exception)
+            told = " ".join(result.stderr.split())
+            assert "`--init-from`) should be a model's folder or its name in" in told

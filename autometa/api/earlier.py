@@ -90,6 +90,11 @@ def nearest_candidate(
         try:
             if read_model(path).facts.get("fingerprint") != record.facts.fingerprint:
                 raise Unfit("it is the model of another search")
+            if record.facts.suite == suite.name:
+                raise Unfit(
+                    "its suite has the same name, so it may have seen rows of this one; if it has "
+                    "not, name it with `--init-from`"
+                )
             one = candidate(path, suite)
             fits(one.initial)
         except (Unfit, UserError) as exc:

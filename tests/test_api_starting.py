@@ -285,7 +285,7 @@ class TestAuto:
 
     def test_says_why_none_fits(self, tmp_path: Path) -> None:
         run(tmp_path, n_trials=2, study_name="same", independent_share=0.0)
-        run(tmp_path, named("b"), n_trials=2, study_name="alone", independent_share=1.0)
+        run(tmp_path, named("b", seed=2), n_trials=2, study_name="alone", independent_share=1.0)
         told: list[str | None] = []
         result = run(
             tmp_path, init_from="auto", n_trials=2, progress=lambda step: told.append(step.message)

@@ -252,13 +252,20 @@ def describe_independent(trials: Sequence[FrozenTrial]) -> str:
 
 def _notes(winners: Mapping[str, Finalist], trials: Sequence[FrozenTrial]) -> list[str]:
     """What else a reader of the verdict has to know."""
+    notes = []
     advised = [trial.number for trial in trials if is_advised(trial)]
-    if "sharing" not in winners or winners["sharing"].number not in advised:
-        return []
-    return [
-        f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
-        f"({len(advised)} of its kind)"
-    ]
+    if "sharing" in winners and winners["sharing"].number in advised:
+        notes.append(
+            f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
+            f"({len(advised)} of its kind)"
+        )
+    starts = {winner.config.init.kind for winner in winners.values()}
+    if len(starts) > 1:
+        notes.append(
+            "both arms were offered the start from an earlier model, and one of the two does "
+            "better without, so the difference is not of sharing alone"
+        )
+    return notes
 
 
 def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:

@@ -155,8 +155,11 @@ def test_both_arms_are_offered_it_where_it_fits(
     assert init["trials"] == kinds(result).count("earlier")
     numbers = {arm: winner["trial"] for arm, winner in init["winners"].items()}
     assert numbers == result.test["winners"]
+    starts = {winner["start"] for winner in init["winners"].values()}
     for winner in init["winners"].values():
         assert winner["start"] == kinds(result)[winner["trial"]]
+    noted = any("the difference is not of sharing alone" in n for n in result.test["notes"])
+    assert noted == (len(starts) == 2)
     print_finding(result.to_json(), Home.find(tmp_path))
     assert f"{init['trials']} trials started from model first (2 blocks" in capsys.readouterr().out
 

@@ -42,7 +42,10 @@ def candidate(path: Path, suite: TaskSuite | EpisodicSuite) -> Candidate:
         Unfit: nothing.
         UserError: it cannot be read.
     """
-    model = read_model(path)
+    return _of_model(read_model(path), path, suite)
+
+
+def _of_model(model: Model, path: Path, suite: TaskSuite | EpisodicSuite) -> Candidate:
     if "study" in model.facts and model.facts.get("fingerprint") == suite.fingerprint:
         raise Unfit(
             "it was trained on the validation rows of this very suite, which could not judge it "
@@ -88,14 +91,17 @@ def nearest_candidate(
     for record in shelf.records(home, reasons.append):
         path = home.models / record.facts.study
         try:
-            if read_model(path).facts.get("fingerprint") != record.facts.fingerprint:
+            if not path.is_dir():
+                raise Unfit("its model is gone")
+            model = read_model(path)
+            if model.facts.get("fingerprint") != record.facts.fingerprint:
                 raise Unfit("it is the model of another search")
             if record.facts.suite == suite.name:
                 raise Unfit(
                     "its suite has the same name, so it may have seen rows of this one; if it has "
                     "not, name it with `--init-from`"
                 )
-            one = candidate(path, suite)
+            one = _of_model(model, path, suite)
             fits(one.initial)
         except (Unfit, UserError) as exc:
             reasons.append(f"`{path.name}`: {str(exc).rstrip('.')}")

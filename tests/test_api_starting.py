@@ -18,8 +18,9 @@ from autometa.api import SearchResult
 from autometa.cli import app
 from autometa.cli.finding import print_finding
 from autometa.errors import InfrastructureError, SpaceError, StudyError, UserError
+from autometa.finals import Finalist
 from autometa.home import Home
-from autometa.judge import describe_network
+from autometa.judge import _notes, describe_network
 from autometa.model import Model
 from autometa.study import delete_study, list_studies, read_study
 from autometa.tasks import TaskSuite
@@ -191,6 +192,15 @@ def test_the_verdict_says_who_started_from_it() -> None:
         "independent networks that started from an earlier model"
     )
     assert "earlier" not in describe_network(TrialConfig())
+
+
+@pytest.mark.parametrize("kinds", [("earlier", "random"), ("earlier", "earlier")])
+def test_the_verdict_notes_where_the_arms_start_differently(kinds: tuple[str, str]) -> None:
+    winners = {
+        arm: Finalist(arm, number, TrialConfig.from_flat({"init.kind": kind}), 0.5)
+        for number, (arm, kind) in enumerate(zip(("sharing", "independent"), kinds, strict=True))
+    }
+    assert len(_notes(winners, [])) == len(set(kinds)) - 1
 
 
 class TestResuming:

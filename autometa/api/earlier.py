@@ -52,11 +52,13 @@ def _of_model(model: Model, path: Path, suite: TaskSuite | EpisodicSuite) -> Can
             "any more"
         )
     columns = _columns(model, suite)
-    episodic = isinstance(suite, EpisodicSuite)
-    tasks, labels = ((), suite.labels) if episodic else (suite.tasks, ())
     known = () if model.new_task is None else model.new_task.classes
     answers = _answers(model.problem, model.tasks, known)
-    head = answers is not None and answers == _answers(Problem.of(suite), tasks, labels)
+    if isinstance(suite, EpisodicSuite):
+        own = _answers(Problem.of(suite), (), suite.labels)
+    else:
+        own = _answers(Problem.of(suite), suite.tasks, ())
+    head = answers is not None and answers == own
     initial = Initial.of(model.config, model.problem, model.params, head=head)
     if not initial.blocks:
         kind = model.config.flat()["sharing.kind"]

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from autometa.errors import ConfigError, InfrastructureError
 from autometa.networks import BACKBONES, Problem
@@ -82,14 +81,12 @@ class Initial:
         for number, block in enumerate(blocks):
             shapes = block.init(torch.Generator().manual_seed(0))
             own = {f"blocks.{number}.{leaf}": like.ndim for leaf, like in shapes.items()}
-            common = {name: _only(params.get(name), ndim) for name, ndim in own.items()}
-            if any(leaf is None for leaf in common.values()):
+            common = _common(params, own)
+            if common is None:
                 return cls(_fixed(config), len(blocks), None, found)
-            found |= {name: leaf for name, leaf in common.items() if leaf is not None}
+            found |= common
         if head:
-            top = {name: _only(params.get(name), ndim) for name, ndim in _HEAD.items()}
-            if all(leaf is not None for leaf in top.values()):
-                found |= {name: leaf for name, leaf in top.items() if leaf is not None}
+            found |= _common(params, _HEAD) or {}
             if episodic:
                 found |= {
                     name: leaf
@@ -110,7 +107,9 @@ class Initial:
         for at, column in enumerate(columns):
             if column is not None:
                 new[:, at] = old[:, column]
-        return replace(self, params={**self.params, _FIRST: new})
+        # what was learned beside that leaf, such as a rate for each weight, goes with it
+        kept = {name: leaf for name, leaf in self.params.items() if _FIRST not in name}
+        return replace(self, params={**kept, _FIRST: new})
 
     @property
     def blocks(self) -> int:
@@ -119,19 +118,18 @@ class Initial:
 
     def given(self, config: TrialConfig, params: Params) -> Params:
         """The leaves of a freshly drawn network that start from the earlier model."""
-        backbone, adaptation = (config.backbone, config.adaptation)
-        section: Any = backbone
+        backbone: Any = config.backbone
+        learner: Any = config.adaptation
         if _fixed(config) != self.backbone:
             return {}
         found: Params = {}
-        for number in range(min(section.depth, self.blocks)):
+        for number in range(min(backbone.depth, self.blocks)):
             block = self._fitted(params, f"blocks.{number}.")
             if block is None:
                 return found
             found |= block
-        if self.blocks == self.depth == section.depth:
+        if self.blocks == self.depth == backbone.depth:
             found |= self._fitted(params, "head.") or {}
-            learner: Any = adaptation
             if self.learner == learner.kind:
                 found |= {
                     name: leaf.to(params[name].dtype)
@@ -231,8 +229,18 @@ def _fixed(config: TrialConfig) -> dict[str, Any]:
     return {name: v for name, v in config.backbone.shape().items() if name not in _FREE}
 
 
-def _only(leaf: Tensor | None, ndim: int) -> Tensor | None:
-    """The leaf where all tasks have one; None where each has its own."""
-    if leaf is not None and leaf.ndim == ndim + 1 and len(leaf) == 1:
-        leaf = leaf[0]
-    return leaf if leaf is not None and leaf.ndim == ndim else None
+def _common(params: Params, dimensions: Mapping[str, int]) -> Params | None:
+    """The leaves of these names where all tasks have one; None where each task has its own.
+
+    Args:
+        dimensions: name → number of dimensions of a leaf without one for tasks.
+    """
+    found: Params = {}
+    for name, ndim in dimensions.items():
+        leaf = params.get(name)
+        if leaf is not None and leaf.ndim == ndim + 1 and len(leaf) == 1:
+            leaf = leaf[0]
+        if leaf is None or leaf.ndim != ndim:
+            return None
+        found[name] = leaf
+    return found

@@ -229,6 +229,7 @@ class TestWhatIsTakenOver:
         old, new = make_problem("grouped"), make_problem("grouped", (4,))
         initial, params = initial_of(old)
         moved = initial.with_inputs([3, None, 0, 1])
+        assert moved.params.keys() == initial.params.keys()
         learner: Learner = build(make_config(), new)
         start, _ = draw(make_config(EARLIER), new, 0, moved)
         x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -237,6 +238,13 @@ class TestWhatIsTakenOver:
         before[:, [3, 0, 1]] = x[:, [0, 2, 3]]
         expected = features(build(make_config(), old), params, before)
         torch.testing.assert_close(features(learner, start, x), expected)
+
+    def test_other_features_have_no_learned_rates(self) -> None:
+        values = {"adaptation.kind": "gradient", "adaptation.learned_rates": True}
+        values["sharing.split_at"] = 0
+        initial, _ = initial_of(make_episode_problem(), values)
+        lost = initial.params.keys() - initial.with_inputs([4, 3, 2, 1, 0]).params.keys()
+        assert lost == {"inner_lr.blocks.0.weight.rate"}
 
 
 class TestFile:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from autometa.errors import UserError
+from autometa.errors import UserError, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -49,12 +49,34 @@ class Home:
     def models(self) -> Path:
         return self.root / "models"
 
+    def find_model(self, name: str | os.PathLike[str], what: str) -> Path:
+        """The folder of a model, given by path or by its name here.
+
+        Args:
+            what: which argument or parameter it is, for the message.
+
+        Raises:
+            UserError: neither exists; the nearest name is told.
+        """
+        for path in (Path(name).expanduser(), self.models / name):
+            if path.is_dir():
+                return path
+        known = sorted(path.name for path in self.models.iterdir()) if self.models.is_dir() else []
+        raise UserError(
+            f"{what} should be a model's folder or its name in {self.models}. "
+            f"Found `{name}`.{nearest(name, known)}"
+        )
+
     @property
     def outbox(self) -> Path:
         return self.root / "outbox"
 
     def journal(self, study: str) -> Path:
         return self.studies / f"{study}.journal"
+
+    def initial(self, study: str) -> Path:
+        """What the runs of a study may start from, where it was given an earlier model."""
+        return self.studies / f"{study}.initial.safetensors"
 
     def checkpoints(self, study: str) -> Path:
         return self.root / "checkpoints" / study

@@ -90,7 +90,10 @@ class Judge:
             if one.arm not in winners or one.rank > winners[one.arm].rank:
                 winners[one.arm] = one
         states = yield from self._finals.train({arm: w.config for arm, w in winners.items()})
-        test = self._compare(winners, states, describe_independent(trials))
+        independent = describe_independent(trials)
+        if "independent" in winners:
+            independent += start_words(winners["independent"].config)
+        test = self._compare(winners, states, independent)
         test["winners"] = {arm: winner.number for arm, winner in winners.items()}
         test["notes"] = [*test.get("notes", ()), *_notes(winners, trials)]
         test = self._judge_bound(test, trials, winners, reference)
@@ -214,6 +217,8 @@ def describe_sharing(config: TrialConfig) -> str:
         details.append(f"{flat['conditioning.kind']} conditioning at {flat['conditioning.at']}")
     if flat["head"] == "single_head":
         details.append("one head for all tasks")
+    if flat["init.kind"] != "random":
+        details.append("started from an earlier model")
     name = f"{kind.replace('_', '-')} sharing"
     return f"{name} ({', '.join(details)})" if details else name
 
@@ -222,8 +227,14 @@ def describe_network(config: TrialConfig) -> str:
     """How a configuration shares, and how large it is: "…, 3 blocks of width 96"."""
     backbone: Any = config.backbone
     independent = config.flat()["sharing.kind"] == "independent"
-    name = "independent networks" if independent else describe_sharing(config)
+    alone = f"independent networks{start_words(config)}"
+    name = alone if independent else describe_sharing(config)
     return f"{name}, {backbone.depth} blocks of width {backbone.width}"
+
+
+def start_words(config: TrialConfig) -> str:
+    """What is said of networks that do not start at random; nothing of others."""
+    return "" if config.init.kind == "random" else " that started from an earlier model"
 
 
 def describe_independent(trials: Sequence[FrozenTrial]) -> str:
@@ -241,13 +252,20 @@ def describe_independent(trials: Sequence[FrozenTrial]) -> str:
 
 def _notes(winners: Mapping[str, Finalist], trials: Sequence[FrozenTrial]) -> list[str]:
     """What else a reader of the verdict has to know."""
+    notes = []
     advised = [trial.number for trial in trials if is_advised(trial)]
-    if "sharing" not in winners or winners["sharing"].number not in advised:
-        return []
-    return [
-        f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
-        f"({len(advised)} of its kind)"
-    ]
+    if "sharing" in winners and winners["sharing"].number in advised:
+        notes.append(
+            f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
+            f"({len(advised)} of its kind)"
+        )
+    starts = {winner.config.init.kind for winner in winners.values()}
+    if len(starts) > 1:
+        notes.append(
+            "both arms were offered the start from an earlier model, and one of the two does "
+            "better without, so the difference is not of sharing alone"
+        )
+    return notes
 
 
 def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:

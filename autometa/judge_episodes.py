@@ -177,7 +177,7 @@ def joint_config(
         best = max(done, key=lambda t: (score_of(t) or 0.0, -t.number))
         return TrialConfig.from_flat(best.user_attrs["config"]), best.number
     like = winners.get(MAIN) or winners["independent"]
-    kept = ("backbone.", "optimizer.")
+    kept = ("backbone.", "optimizer.", "init.")
     values = {name: value for name, value in like.flat().items() if name.startswith(kept)}
     plain = {"sharing.kind": "hard", "sharing.split_at": 0, "adaptation.kind": "finetune"}
     return TrialConfig.from_flat({**values, **plain}), None
@@ -187,8 +187,10 @@ def describe_learner(config: TrialConfig) -> str:
     """How a configuration learns a new task, in a few words."""
     flat = config.flat()
     kind, depth = flat["adaptation.kind"], flat["backbone.depth"]
+    earlier = flat["init.kind"] != "random"
     if flat["sharing.kind"] == "independent":
-        return "training from scratch on the support rows"
+        start = "from an earlier model" if earlier else "from scratch"
+        return f"training {start} on the support rows"
     name = _LEARNERS.get(kind, kind)
     details = []
     if kind == "gradient" and flat["adaptation.learned_rates"]:
@@ -211,6 +213,8 @@ def describe_learner(config: TrialConfig) -> str:
     if kind in ("gradient", "reptile"):
         steps = flat["adaptation.steps"]
         details.append(f"{steps} step{'s' if steps > 1 else ''}")
+    if earlier:
+        details.append("started from an earlier model")
     return f"{name} ({', '.join(details)})" if details else name
 
 

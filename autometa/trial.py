@@ -49,6 +49,13 @@ class OptimizerConfig(Config):
     batch_tasks: int = Field(8, ge=1)
 
 
+class InitConfig(Config):
+    """Where a run starts. `random`: all is drawn. `earlier`: what fits of an earlier model, which
+    the search names, is taken over, and the rest is drawn."""
+
+    kind: Literal["random", "earlier"] = per_run("random")
+
+
 def _section(axis: str) -> Any:
     """A pydantic validator that picks the config class by `kind` in the axis's registry."""
 
@@ -96,6 +103,7 @@ class TrialConfig(Config):
         "equal"
     ].Config()
     optimizer: OptimizerConfig = OptimizerConfig()
+    init: InitConfig = InitConfig()
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> TrialConfig:

@@ -44,6 +44,7 @@ from autometa.api.results import (
     stored_diagnosis,
     tracked,
 )
+from autometa.api.starting import choose_start, start_of
 from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
 from autometa.home import Home, check_study_name
@@ -86,6 +87,7 @@ def search(
     prior: str | Path = "auto",
     device: str = "auto",
     diagnose: bool | None = None,
+    init_from: str | Path | None = None,
     episodic: bool = False,
     ways: int | None = None,
     shots: int | None = None,
@@ -132,6 +134,8 @@ def search(
         diagnose: find out why sharing hurts or helps, and try what that advises: at most two
             trials a diagnosis, beyond `n_trials`, which are judged like any other. If None: yes,
             but not in episodes, which have none.
+        init_from: a model (folder, or name in the home folder) whose shared blocks runs may start
+            from, in both arms; `auto`: that of the search whose suite is nearest.
         episodic: search in episodes of `shots` support rows and `queries` query rows, of each of
             `ways` classes where tasks have several; 15 query rows, or as many as there are, if
             None.
@@ -190,9 +194,11 @@ def search(
 
     wanted = wanted_prior(prior, settings, place, earlier, episodic=facts is not None, tell=tell)
     bound = choose_space(space, loaded, name, earlier, settings, notify)
+    start = choose_start(init_from, loaded, bound, place, name, earlier)
+    bound = start.space
     check_bound(settings, bound, loaded)
     check_useful(wanted, bound)
-    attrs = study_attrs(name, loaded, bound, settings, earlier)
+    attrs = study_attrs(name, loaded, bound, settings, earlier) | start.attrs
     attrs |= {} if facts is None else {EPISODES: facts}
     with ExitStack() as stack:
         tracker = stack.enter_context(
@@ -215,10 +221,13 @@ def search(
                 tell(f"Left out: {message}")
             folder = place.checkpoints(name)
             loaded.without_test().save(folder / "suite")
+            start.keep(folder)
+            if start.message is not None:
+                tell(start.message)
             executor = make_executor(workers, ray_address, cpus_per_worker, gpus_per_worker)
             stack.callback(executor.close)
             samplers = settle_prior(handle, wanted, place, loaded, bound, settings, tell)
-            log_start(tracker, loaded, bound, settings, prior_account(handle))
+            log_start(tracker, loaded, bound, settings, start.attrs, prior_account(handle))
             loop = SearchLoop(
                 handle,
                 bound,
@@ -229,6 +238,7 @@ def search(
                 tracker=tracker,
                 notify=notify,
                 samplers=samplers,
+                taken=start.taken,
             )
             diagnosing, judging = closing(
                 loaded,
@@ -292,6 +302,7 @@ def train(
     max_epochs: int = 27,
     seed: int = 0,
     device: str = "auto",
+    init_from: str | Path | None = None,
     episodic: bool = False,
     ways: int | None = None,
     shots: int | None = None,
@@ -307,6 +318,8 @@ def train(
 
     Args:
         config: dotted names to values, or a YAML file of them; what is missing takes its default.
+        init_from: a model (folder, or name in the home folder) whose shared blocks it starts from;
+            at random if None.
         out: folder of the model; a new one in the home folder if None.
 
     Raises:
@@ -331,7 +344,10 @@ def train(
     )
     loaded = _load(suite, episodes, suite_options)
     stripped = loaded.without_test()
-    trainer = Trainer(stripped, max_epochs, found)
+    initial = None
+    if init_from is not None:
+        parsed, initial = start_of(init_from, loaded, parsed, Home.find(home))
+    trainer = Trainer(stripped, max_epochs, found, initial)
     runs = [Run(parsed, seed)]
     (result,), state = trainer.train(runs, trainer.start(runs), max_epochs)
     if result.value is None:

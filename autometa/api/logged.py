@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from autometa.api.episodic import EPISODES, episode_facts
+from autometa.config import flatten
 from autometa.searching.settings import SearchSettings
 from autometa.space import Space
 from autometa.tasks import EpisodicSuite, TaskSuite
@@ -25,16 +27,21 @@ def log_start(
     suite: TaskSuite | EpisodicSuite,
     space: Space,
     settings: SearchSettings,
+    more: Mapping[str, Any],
     prior: dict[str, Any] | None,
 ) -> None:
-    """Settings, suite, space, sources and a sample of the training rows."""
+    """Settings, suite, space, sources and a sample of the training rows.
+
+    Args:
+        more: what else the study remembers, and is shown as parameters.
+    """
     rows = suite.rows("train")
     frame = None
     if not suite.is_image:
         frame = pd.DataFrame(rows.x[:_LOGGED_ROWS].numpy()).add_prefix("x")
         targets = rows.y[:_LOGGED_ROWS].numpy().reshape(len(frame), -1)
         frame = frame.join(pd.DataFrame(targets).add_prefix("y"))
-    params, tags = asdict(settings), {"suite": suite.name}
+    params, tags = asdict(settings) | flatten(more), {"suite": suite.name}
     if isinstance(suite, EpisodicSuite):
         params |= {f"{EPISODES}.{name}": value for name, value in episode_facts(suite).items()}
         tags["episodic"] = "true"

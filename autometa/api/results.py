@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from autometa.api.priors import prior_account
+from autometa.api.starting import told
 from autometa.diagnosis import ATTRIBUTE, stored
 from autometa.finals import Judgement
 from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
@@ -42,6 +43,9 @@ class SearchResult:
             there are no sources, `sources` with their weights and where each was dropped,
             `proposed` (trials by how they were proposed), `best`, `p`, and `verdict`: `helped`,
             `neutral`, `dropped` or None.
+        init: which earlier model runs could start from (`model`, `suite`, `distance`, `sha256`,
+            `blocks`, `parameters`), how many `trials` did, and how the `winners` of the arms
+            started (`start`, `taken`); None without `init_from`.
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -59,6 +63,7 @@ class SearchResult:
     front: list[dict[str, Any]] | None = None
     diagnosis: dict[str, Any] | None = field(default=None, repr=False)
     prior: dict[str, Any] | None = field(default=None, repr=False)
+    init: dict[str, Any] | None = field(default=None, repr=False)
     interrupted: bool = False
 
     @property
@@ -82,6 +87,7 @@ class SearchResult:
             "cost": self.cost,
             "front": self.front,
             "prior": self.prior,
+            "init": self.init,
             "interrupted": self.interrupted,
         }
 
@@ -138,6 +144,7 @@ def search_result(
         trials=pd.DataFrame(rows),
         diagnosis=stored_diagnosis(handle),
         prior=prior_account(handle),
+        init=told(handle, None if test is None else test.get("winners")),
         interrupted=test is None,
     )
 

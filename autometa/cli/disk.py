@@ -12,6 +12,7 @@ def study_paths(home: Home, study: str) -> list[Path]:
     return [
         home.journal(study),
         home.journal(study).with_suffix(".lock"),
+        home.initial(study),
         home.checkpoints(study),
         home.models / study,
         home.outbox / f"{study}.jsonl",

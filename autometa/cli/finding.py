@@ -42,6 +42,8 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
     if prior is not None and prior["asked"] != "off":
         say()
         print_account(prior)
+    if found.get("init"):
+        _start(found["init"])
     test = found["test"]
     if test is None:
         return
@@ -64,6 +66,23 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
         print_diagnosis(found["diagnosis"])
     say()
     _next(found, home)
+
+
+def _start(init: dict[str, Any]) -> None:
+    """Which earlier model runs could start from, and who did."""
+    if init["model"] is None:
+        say("Start: no earlier model fits; every run started at random.")
+        return
+    blocks = f"{init['blocks']} block{'s' * (init['blocks'] != 1)}"
+    say(
+        f"Start: {init['trials']} trials started from model {init['model']} ({blocks}, "
+        f"{init['parameters']:,} parameters)."
+    )
+    for arm, winner in init["winners"].items():
+        taken, start = winner["taken"], "at random"
+        if taken is not None:
+            start = f"from it ({taken['parameters']:,} of {taken['of']:,} parameters)"
+        say(f"  Trial {winner['trial']}, which won the {arm} arm, started {start}.")
 
 
 def _bound(bound: dict[str, Any]) -> None:

@@ -51,6 +51,13 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="Where the model is written.")
     ] = None,
     max_epochs: options.MaxEpochs = 27,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="An earlier model (folder or name) whose shared blocks it starts from.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     home: options.Home = None,
@@ -78,6 +85,7 @@ def train(
             max_epochs=max_epochs,
             seed=seed,
             device=device,
+            init_from=init_from,
             episodic=episodic,
             ways=ways,
             shots=shots,
@@ -218,14 +226,7 @@ def find_model(name: str, home: Home) -> Path:
     Raises:
         UserError: neither exists; the nearest name is told.
     """
-    for path in (Path(name), home.models / name):
-        if path.is_dir():
-            return path
-    known = sorted(path.name for path in home.models.iterdir()) if home.models.is_dir() else []
-    raise UserError(
-        f"Argument `MODEL` should be a model's folder or its name in {home.models}. "
-        f"Found `{name}`.{nearest(name, known)}"
-    )
+    return home.find_model(name, "Argument `MODEL`")
 
 
 def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]:

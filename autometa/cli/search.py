@@ -109,6 +109,16 @@ def search(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|auto",
+            help="An earlier model (folder or name) whose shared blocks networks of both arms may "
+            "start from; whether they do is searched. It must not have seen rows of this suite. "
+            "auto: of the searches in the home folder, the one whose suite is nearest.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
     seed: options.Seed = 0,
     study_name: Annotated[
         str | None,
@@ -211,6 +221,7 @@ def search(
                 prior=prior,
                 device=device,
                 diagnose=diagnosis,
+                init_from=init_from,
                 episodic=episodic,
                 ways=ways,
                 shots=shots,

@@ -119,10 +119,11 @@ def count_parameters(config: TrialConfig, problem: Problem) -> int:
 def matched(config: TrialConfig, problem: Problem, parameters: int) -> Network | None:
     """The configuration at the width whose number of parameters is nearest to `parameters`.
 
-    None where the backbone has no width, or no width of 4 to 1024 comes within a quarter.
+    None where the backbone has no width, or no width of 4 to 1024 comes within a quarter; and where
+    it starts from an earlier model, which fits no other width, so that two things would differ.
     """
     flat = config.flat()
-    if "backbone.width" not in flat:
+    if "backbone.width" not in flat or config.init.kind != "random":
         return None
 
     @cache

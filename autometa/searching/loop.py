@@ -78,6 +78,8 @@ class SearchLoop:
         checkpoints: folder of this study's checkpoints.
         samplers: arm → its sampler; an arm without one has a new `settings.sampler` a trial.
         notify: called with the state of the search after every change.
+        taken: how much of a run's network starts from an earlier model (`training.initial.Taken`),
+            None where it starts at random.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class SearchLoop:
         tracker: Tracker,
         notify: Callable[[Progress], None],
         samplers: Mapping[Arm, optuna.samplers.BaseSampler] | None = None,
+        taken: Callable[[TrialConfig], dict[str, int] | None] = lambda config: None,
     ) -> None:
+        self._taken = taken
         self._handle = handle
         self._space = space
         self._settings = settings
@@ -259,7 +263,8 @@ class SearchLoop:
             self._asked[arm] += 1
             kind = {"sharing.kind": live.config["sharing.kind"]}
             searched = readable(trial.params, live.config) | kind
-            self._tracker.trial_started(trial.number, searched, {"arm": arm})
+            tags = {"arm": arm, "taken": trial.user_attrs.get("taken")}
+            self._tracker.trial_started(trial.number, searched, tags)
         self._handle.commit()
 
     def _next_arm(self) -> Arm | None:
@@ -286,6 +291,8 @@ class SearchLoop:
         if "config" not in trial.user_attrs:
             trial.set_user_attr("config", live.config)
             trial.set_user_attr("seed", live.seed)
+            if (taken := self._taken(config)) is not None:
+                trial.set_user_attr("taken", taken)
         return live
 
     def _sampler(self, arm: Arm, number: int) -> optuna.samplers.BaseSampler:

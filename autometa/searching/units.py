@@ -22,6 +22,7 @@ from autometa.searching.costs import costs_of
 from autometa.tasks import TaskSuite, load_saved
 from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
+from autometa.training.initial import Initial
 from autometa.training.memory import RunMemory, plannable
 from autometa.training.population import RunResult, Trainer
 from autometa.training.state import PopulationState, Run, load_run, save_run
@@ -141,6 +142,11 @@ def checkpoint_path(folder: Path, name: str, epoch: int) -> Path:
     return folder / f"{name}-epoch-{epoch}.safetensors"
 
 
+def initial_path(checkpoints: Path) -> Path:
+    """What runs with `init.kind = earlier` start from, beside the checkpoints, for all units."""
+    return checkpoints / "initial.safetensors"
+
+
 def run_unit(unit: WorkUnit) -> UnitResult:
     """Train the runs of a unit; an error of one run is that run's result."""
     torch.set_num_threads(unit.threads)
@@ -148,7 +154,9 @@ def run_unit(unit: WorkUnit) -> UnitResult:
     device = find_device(unit.device)
     if unit.measure == "affinity":
         return _affinities(unit, device, started)
-    trainer = _trainer(unit.suite, unit.fingerprint, unit.max_epochs, str(device))
+    trainer = _trainer(
+        unit.suite, unit.fingerprint, unit.max_epochs, str(device), _initial_file(unit)
+    )
     runs = [
         Run(TrialConfig.from_flat(config), seed)
         for config, seed in zip(unit.configs, unit.seeds, strict=True)
@@ -187,6 +195,7 @@ def curve_epochs(max_epochs: int) -> tuple[int, ...]:
 
 def _affinities(unit: WorkUnit, device: torch.device, started: float) -> UnitResult:
     suite = TaskSuite.load(Path(unit.suite))
+    initial = _read_initial(_initial_file(unit))
     results: list[RunResult] = []
     found: list[dict[str, Any] | None] = []
     for config, seed in zip(unit.configs, unit.seeds, strict=True):
@@ -197,6 +206,7 @@ def _affinities(unit: WorkUnit, device: torch.device, started: float) -> UnitRes
                 epochs=unit.to_epoch,
                 seed=seed,
                 device=device,
+                initial=initial,
             )
         except (RuntimeError, AutometaError) as exc:
             found.append(None)
@@ -341,6 +351,18 @@ def _has_convolutions(run: Run) -> bool:
     return backbone.kind == "conv"
 
 
+def _initial_file(unit: WorkUnit) -> tuple[str, int] | None:
+    """The file that runs may start from, and when it was written; None if there is none."""
+    path = initial_path(Path(unit.checkpoints))
+    return (str(path), path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def _read_initial(file: tuple[str, int] | None) -> Initial | None:
+    return None if file is None else Initial.load(Path(file[0]))
+
+
 @lru_cache(maxsize=2)
-def _trainer(suite: str, fingerprint: str, max_epochs: int, device: str) -> Trainer:
-    return Trainer(load_saved(suite), max_epochs, torch.device(device))
+def _trainer(
+    suite: str, fingerprint: str, max_epochs: int, device: str, initial: tuple[str, int] | None
+) -> Trainer:
+    return Trainer(load_saved(suite), max_epochs, torch.device(device), _read_initial(initial))

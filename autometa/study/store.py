@@ -155,7 +155,7 @@ def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path
         StudyError: there is no such study, or a driver holds it.
     """
     check_study_name(name)
-    mine = [home.checkpoints(name), home.outbox / f"{name}.jsonl"]
+    mine = [home.checkpoints(name), home.initial(name), home.outbox / f"{name}.jsonl"]
     if storage is None:
         path = home.journal(name)
         if not path.is_file():
@@ -185,7 +185,9 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     is set), `closest` (the task that is nearest to that bound, and how far it is below its
     reference), `params` (what was searched; `sharing.kind` also where the arm fixes it; a tree of
     tasks as one value; what an advised trial changes in the best sharing one), `epoch` (the last
-    one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `started`, `finished`.
+    one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `taken` (how
+    much of its network started from an earlier model: `leaves`, `parameters`, `of`; None at
+    random), `started`, `finished`.
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -214,6 +216,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "tasks": attrs.get("tasks"),
                 "seed": attrs.get("seed"),
                 "config": attrs.get("config"),
+                "taken": attrs.get("taken"),
                 "started": trial.datetime_start and trial.datetime_start.isoformat(),
                 "finished": trial.datetime_complete and trial.datetime_complete.isoformat(),
             }

@@ -29,6 +29,7 @@ from autometa.sharing import Params
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.data import TrainingRows
 from autometa.training.gradients import task_gradients
+from autometa.training.initial import Initial
 from autometa.training.optimizers import Rates
 from autometa.training.population import Trainer
 from autometa.training.state import Layout, PopulationState, Run
@@ -101,6 +102,7 @@ def task_affinity(
     per_epoch: int = 4,
     lookahead: bool = True,
     device: torch.device,
+    initial: Initial | None = None,
 ) -> Affinity:
     """Train one run and measure at `per_epoch` evenly spaced steps of each epoch.
 
@@ -110,13 +112,14 @@ def task_affinity(
         seed: of the run and of the measuring batches.
         lookahead: whether to measure `affinity`, whose cost grows with T² and is most of the cost
             of many tasks; it is NaN if not.
+        initial: what it starts from with `init.kind = earlier`.
 
     Raises:
         ConfigError: tasks share no parameter under `config`.
         UserError: the run diverged.
     """
     only = _training_rows_only(suite)
-    trainer = Trainer(only, epochs, device)
+    trainer = Trainer(only, epochs, device, initial)
     probe = _Probe(only.rows("train"), trainer.problem, config, seed, per_epoch, lookahead, device)
     runs = [Run(config, seed)]
     (result,), _ = trainer.train(runs, trainer.start(runs), epochs, before_step=probe)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from autometa.training import population
 from autometa.training.optimizers import DECAYED, MIXING, OPTIMIZERS, PLAIN, SGD, Rates, segment
 from autometa.training.population import Run, Trainer
+from autometa.training.state import Layout
+from autometa.trial import build
 from tests.small import make_config, make_suite
 
 RATES = [Rates(1e-2, 0.1, 0.9), Rates(1e-1, 0.0, 0.0, 3.0), Rates(1e-3, 1.0, 0.5, 20.0)]
@@ -84,7 +85,7 @@ class Spy(SGD):
 @pytest.fixture
 def spied(monkeypatch):
     Spy.seen = []
-    monkeypatch.setitem(population.OPTIMIZERS, "sgd", Spy)
+    monkeypatch.setitem(OPTIMIZERS, "sgd", Spy)
     return Spy.seen
 
 
@@ -137,8 +138,8 @@ def test_no_decay_for_biases_embeddings_and_balancing():
     ]
     trainer = Trainer(make_suite(), 1, torch.device("cpu"))
     _, state = trainer.train(runs, trainer.start(runs), 1)  # one step
-    learner = population.build(runs[0].config, trainer.problem)
-    leaves = population.Layout(learner.init(torch.Generator())[0]).unpack(state.values)
+    learner = build(runs[0].config, trainer.problem)
+    leaves = Layout(learner.init(torch.Generator())[0]).unpack(state.values)
     changed = {name for name, leaf in leaves.items() if not torch.equal(leaf[0], leaf[1])}
     kept = {n for n in leaves if n.endswith(".bias")}
     kept |= {"embedding.weight", "balancing.log_variance"}
@@ -162,8 +163,8 @@ def test_leaves_that_mix_have_their_own_rate_and_no_decay(spied):
     start = trainer.start(runs)
     before = start.values.clone()
     _, state = trainer.train(runs, start, 1)  # one step
-    learner = population.build(runs[0].config, trainer.problem)
-    layout = population.Layout(learner.init(torch.Generator())[0])
+    learner = build(runs[0].config, trainer.problem)
+    layout = Layout(learner.init(torch.Generator())[0])
     moved = layout.unpack(state.values - before)
     mixing = {name for name, role in learner.roles().items() if role == "mixing"}
     assert len(mixing) == 2

@@ -168,7 +168,7 @@ class Trainer:
             self._score(stack, {})
         return RunMemory(training, watched.peak)
 
-    def step_seconds(self, runs: Sequence[Run], repeats: int = 3) -> float:
+    def step_seconds(self, runs: Sequence[Run], repeats: int = 2) -> float:
         """Seconds of one step of a population of these runs (for the fusing probe)."""
         stack, plan = self._first_epoch(runs)
         batch = self._train.batch(plan, 0)

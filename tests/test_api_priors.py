@@ -354,7 +354,7 @@ def test_where_a_prior_has_no_place(tmp_path: Path, options: dict[str, Any], wor
         search(tmp_path, 4, prior="first-00000000", **options)
     assert not Home.find(tmp_path).studies.exists(), "before any work"
     result = run(tmp_path, small_suite(rows=400), n_trials=4, diagnose=False, **options)
-    assert prior(result)["reason"] == words
+    assert prior(result)["reason"] == f"off {words}"
     assert result.trials["proposed_by"].isna().all()
 
 

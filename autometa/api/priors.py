@@ -70,15 +70,15 @@ def wanted_prior(
     """
     text = str(prior)
     shown = shown_storage(text)
-    if text == "off":
-        reason: str | None = "switched off"
-    else:
-        reason = _no_room(settings)
-    if reason is not None and text not in ("auto", "off"):
+    setting = _no_room(settings)
+    if setting is not None and text not in ("auto", "off"):
         raise UserError(
-            f"Parameter `prior` should be `auto` or `off` {reason}: earlier searches are learned "
+            f"Parameter `prior` should be `auto` or `off` {setting}: earlier searches are learned "
             f"from by the sampler tpe, for the score alone. Found `prior = {shown}`."
         )
+    reason = None if setting is None else f"off {setting}"
+    if text == "off":
+        reason = "switched off"
     if kept := earlier.get(PRIOR):
         was, is_off = kept["asked"], text == "off" and not kept["sources"]
         if text not in ("auto", was) and shown != was and not is_off:

@@ -121,6 +121,12 @@ def has_cuda() -> bool:
 # --- autometa -------------------------------------------------------------------------------------
 
 
+def space_text(sizes: str) -> str:
+    """The space with one of the `SIZES`."""
+    widths, batch_size = SIZES[sizes]
+    return SPACE.format(widths=", ".join(map(str, widths)), batch_size=batch_size)
+
+
 class _Searched(Exception):
     """Ends a search before its judgement."""
 
@@ -146,9 +152,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder) / "space.yaml"
-        widths, batch_size = SIZES[args.sizes]
-        text = SPACE.format(widths=", ".join(map(str, widths)), batch_size=batch_size)
-        space.write_text(text, encoding="utf-8")
+        space.write_text(space_text(args.sizes), encoding="utf-8")
         started = time.time()
         with contextlib.suppress(_Searched):
             autometa.search(

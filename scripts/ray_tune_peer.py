@@ -34,13 +34,6 @@ with warnings.catch_warnings():
     from ray.tune.search.optuna import OptunaSearch
 
 DEPTH = 3
-SPACE = {
-    "split_at": tune.randint(1, DEPTH + 1),
-    "dropout": tune.uniform(0.0, 0.5),
-    "lr": tune.loguniform(3e-4, 2e-2),
-    "weight_decay": tune.loguniform(1e-6, 1e-1),
-    "schedule": tune.choice(["cosine", "constant"]),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--reuse-actors", action="store_true")
     print(json.dumps(search(parser.parse_args(argv))))
+
+
+def space(widths: Sequence[int]) -> dict[str, Any]:
+    """What is searched."""
+    return {
+        "width": tune.choice(list(widths)),
+        "split_at": tune.randint(1, DEPTH + 1),
+        "dropout": tune.uniform(0.0, 0.5),
+        "lr": tune.loguniform(3e-4, 2e-2),
+        "weight_decay": tune.loguniform(1e-6, 1e-1),
+        "schedule": tune.choice(["cosine", "constant"]),
+    }
 
 
 class DigitsNet(nn.Module):
@@ -180,8 +185,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
                 tune.with_parameters(trainable, data=digits()), {"cpu": 1, "gpu": gpus}
             ),
             param_space={
-                **SPACE,
-                "width": tune.choice([int(width) for width in args.widths.split(",")]),
+                **space([int(width) for width in args.widths.split(",")]),
                 "batch_size": args.batch_size,
                 "epochs": args.epochs,
                 "device": args.device,

@@ -116,7 +116,7 @@ sys.path.insert(0, "scripts")
 import ray_tune_peer as peer
 data = peer.digits()
 config = dict(width=32, split_at=1, dropout=0.1, lr=3e-3, weight_decay=1e-4, schedule="cosine",
-              epochs=1, device="cpu", seed=0)
+              epochs=1, device="cpu", seed=0, batch_size=256)
 training = peer.Training(config, data)
 score = training.epoch()
 training.model.eval()
@@ -124,7 +124,7 @@ with torch.no_grad():
     out = torch.stack(training.model(data["val_x"]))
 space = {
     name: list(getattr(domain, "categories", [])) or [domain.lower, domain.upper]
-    for name, domain in peer.SPACE.items()
+    for name, domain in peer.space([32, 48, 64]).items()
 }
 rate = training.optimizer.param_groups[0]["lr"]
 print(json.dumps({"score": score, "out": out.tolist(), "lr": rate, "space": space}))
@@ -143,7 +143,7 @@ print(json.dumps({"score": score, "out": out.tolist(), "lr": rate, "space": spac
     )
     assert found["score"] == pytest.approx(float(judged.value()[0]), abs=1e-6)
     assert found["lr"] == pytest.approx(0.0, abs=1e-9)  # the cosine ends with the last epoch
-    space = Space.from_yaml(script.SPACE).bind(suite).distributions("sharing")
+    space = Space.from_yaml(script.space_text("small")).bind(suite).distributions("sharing")
     mine: dict[str, Any] = {name.rpartition(".")[2]: domain for name, domain in space.items()}
     assert mine.pop("kind").choices == ("hard",)
     low, high = found["space"].pop("split_at")  # up to and without the upper bound

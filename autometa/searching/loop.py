@@ -21,7 +21,7 @@ from autometa.errors import InfrastructureError
 from autometa.searching.bound import Reference, choose_reference
 from autometa.searching.executors import FINISHED, Script, ScriptSource
 from autometa.searching.finalists import Runs, best_of
-from autometa.searching.packing import Shapes, ask_ahead, fullest
+from autometa.searching.packing import MAX_BUNDLE, Shapes, ask_ahead, fullest
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import bracket, decide, rungs
 from autometa.searching.settings import (
@@ -43,6 +43,7 @@ from autometa.study import (
 )
 from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
+from autometa.training.devices import find_device
 from autometa.training.population import RunResult
 from autometa.trial import TrialConfig
 
@@ -111,7 +112,8 @@ class SearchLoop:
         self._running: dict[int, _Live] = {}
         self._at_rung: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
         self._broken: dict[int, set[int]] = defaultdict(set)
-        self._shapes = Shapes(handle)
+        self._limit = MAX_BUNDLE[find_device(settings.device).type]
+        self._shapes = Shapes(handle, self._limit)
         counted = handle.study.user_attrs.get(UNITS, {})
         self._units: list[float] = [counted.get(key, 0) for key in COUNTED]
         self._states: dict[str, int] = {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
@@ -249,7 +251,7 @@ class SearchLoop:
     def _ask(self) -> None:
         """Suggest trials until enough wait to choose from."""
         settings = self._settings
-        missing = ask_ahead(settings.n_trials) - len(self._waiting)
+        missing = ask_ahead(settings.n_trials, self._limit) - len(self._waiting)
         if missing <= 0 or self._total >= settings.n_trials:
             return
         for _ in range(min(missing, settings.n_trials - self._total)):

@@ -9,32 +9,38 @@ from typing import Any, TypeVar
 from autometa.searching.units import UnitResult
 from autometa.study import StudyHandle
 
-#: runs of one unit at most
-MAX_BUNDLE = 64
-#: trials that wait, at least and at most
-_WAITING = (16, 64)
+#: runs of one unit at most, by the type of the device; a GPU is not busy with fewer
+MAX_BUNDLE = {"cpu": 64, "cuda": 1024}
+#: trials that wait at least
+_WAITING = 16
 
 Key = TypeVar("Key")
 
 
-def ask_ahead(n_trials: int) -> int:
-    """Trials that wait while there are new ones to suggest: a quarter of all, 16 to 64.
+def ask_ahead(n_trials: int, most: int) -> int:
+    """Trials that wait while there are new ones to suggest: a quarter of all, at least 16.
 
     The more there are to choose from, the fuller units are, and the less the sampler knows. Trials
     that were promoted wait among them for others of their shape.
+
+    Args:
+        most: runs of one unit at most; no more wait.
     """
-    low, high = _WAITING
-    return min(high, max(low, n_trials // 4))
+    return min(most, max(_WAITING, n_trials // 4))
 
 
 class Shapes:
     """What units found out about each shape key: how its runs are best stepped, what they take.
 
     Chunk and memory are kept with the study; how many runs fit is asked of the workers anew.
+
+    Args:
+        limit: runs of one unit at most.
     """
 
-    def __init__(self, handle: StudyHandle) -> None:
+    def __init__(self, handle: StudyHandle, limit: int) -> None:
         self._handle = handle
+        self._limit = limit
         self._known: dict[str, dict[str, Any]] = dict(handle.study.user_attrs.get("shapes", {}))
         self._most: dict[str, int] = {}
 
@@ -56,7 +62,7 @@ class Shapes:
 
     def most(self, shape: str) -> int:
         """Runs of one unit at most."""
-        return min(MAX_BUNDLE, self._most.get(shape, MAX_BUNDLE))
+        return min(self._limit, self._most.get(shape, self._limit))
 
 
 def fullest(

@@ -30,31 +30,13 @@ with warnings.catch_warnings():
 
 from autometa.errors import InfrastructureError
 from autometa.searching.executors import FINISHED, Source
+from autometa.searching.gate import Gate
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
 #: how often a unit is run again after its worker process died
 _RETRIES = 3
 #: seconds that the workers which are up wait for the others
 _GATHERING = 60.0
-
-
-class Gate:
-    """Where the first workers gather, so that all start at the same time.
-
-    An idle actor takes over a trial whose own actor is still starting, which Tune then kills; with
-    short units one worker would do all the work and the others would start again and again.
-    """
-
-    def __init__(self, workers: int) -> None:
-        self._missing = workers
-
-    def arrive(self) -> None:
-        """Another worker is up."""
-        self._missing -= 1
-
-    def is_open(self) -> bool:
-        """Whether all have been up."""
-        return self._missing <= 0
 
 
 class UnitTrainable(Trainable):
@@ -136,16 +118,17 @@ class RayExecutor:
         # All may start at once. Beyond them one unit is staged (`_UnitSearcher`), since Tune keeps
         # an idle actor only for a staged trial.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._workers)
-        self._first = min(self._workers, sum(rooms))
+        self._room = sum(rooms)
         beside = min(self._workers, max([1, *rooms]))  # workers on one machine
         share = min(1.0, gpus_per_worker) if gpus_per_worker else 1.0 / beside
         self._own = {"threads": cpus_per_worker, "share": share}
 
     def run(self, source: Source) -> bool:
         """Run units until the source is finished; False if the user interrupted."""
-        searcher = _UnitSearcher(source, self._workers, self._own)
+        first = min(self._workers, self._room)
+        gate = ray.remote(num_cpus=0)(Gate).remote() if first > 1 else None
+        searcher = _UnitSearcher(source, self._workers, self._own, gate, first)
         needs = {name.lower(): count for name, count in self._needs.items()}
-        gate = ray.remote(num_cpus=0)(Gate).remote(self._first) if self._first > 1 else None
         trainable = tune.with_resources(tune.with_parameters(self._trainable, gate=gate), needs)
         tuner = tune.Tuner(
             trainable,
@@ -197,10 +180,16 @@ class _UnitSearcher(Searcher):
 
     Args:
         own: fields of a unit that say what a worker may use.
+        gate, first: where the workers of so many first units gather.
     """
 
     def __init__(
-        self, source: Source, workers: int, own: Mapping[str, Any] = MappingProxyType({})
+        self,
+        source: Source,
+        workers: int,
+        own: Mapping[str, Any] = MappingProxyType({}),
+        gate: Any = None,
+        first: int = 0,
     ) -> None:
         super().__init__(metric="done_units", mode="max")
         self._source = source
@@ -209,6 +198,8 @@ class _UnitSearcher(Searcher):
         self._at_most = 1 if workers == 1 else workers + 1
         self._running: dict[str, tuple[WorkUnit, int]] = {}
         self._again: list[tuple[WorkUnit, int]] = []
+        self._gate = gate
+        self._expected = 0 if gate is None else first
         self.finished = False
         self.error: BaseException | None = None
 
@@ -229,11 +220,15 @@ class _UnitSearcher(Searcher):
         if unit is None:
             return None
         self._running[trial_id] = unit, deaths
+        if self._expected:
+            self._expected -= 1
+            self._gate.expect.remote()
         return {"unit": json.dumps(unit.to_json() | dict(self._own))}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        self._expected = 0
         unit, deaths = self._running.pop(trial_id, (None, 0))
         if unit is None or self.error is not None:
             return

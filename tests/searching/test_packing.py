@@ -6,12 +6,14 @@ import pytest
 
 from autometa.searching.packing import MAX_BUNDLE, ask_ahead, fullest
 
+LIMIT = MAX_BUNDLE["cpu"]
+
 
 def pick(
     groups: dict[str, list[int]],
     workers: int = 1,
     running: int = 0,
-    most: int = MAX_BUNDLE,
+    most: int = LIMIT,
     **progress: int,
 ) -> list[int]:
     epochs = {key: progress.get(key, 0) for key in groups}
@@ -25,7 +27,7 @@ def test_largest_group_first_then_furthest_on_then_oldest() -> None:
 
 
 def test_a_unit_holds_no_more_than_fits() -> None:
-    assert pick({"a": list(range(100))}) == list(range(MAX_BUNDLE))
+    assert pick({"a": list(range(100))}) == list(range(LIMIT))
 
 
 def test_a_unit_holds_no_more_than_a_worker_has_memory_for() -> None:
@@ -60,8 +62,10 @@ def test_no_trial_of_several_is_left_alone(size: int, workers: int) -> None:
 
 
 def test_no_trial_is_left_alone_beside_a_full_unit() -> None:
-    assert len(pick({"a": list(range(MAX_BUNDLE + 1))})) == MAX_BUNDLE - 1
+    assert len(pick({"a": list(range(LIMIT + 1))})) == LIMIT - 1
 
 
 def test_suggestions_ahead_grow_with_the_search() -> None:
-    assert [ask_ahead(n) for n in (1, 64, 128, 200, 256, 10_000)] == [16, 16, 32, 50, 64, 64]
+    found = [ask_ahead(n, LIMIT) for n in (1, 64, 128, 200, 256, 10_000)]
+    assert found == [16, 16, 32, 50, 64, 64]
+    assert ask_ahead(10_000, MAX_BUNDLE["cuda"]) == 1024

@@ -7,14 +7,16 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 from ray import cloudpickle
 
 from autometa.searching.executors import FINISHED
-from autometa.searching.ray_executor import RayExecutor, UnitTrainable
+from autometa.searching.ray_executor import _GATHERING, RayExecutor, UnitTrainable
 from autometa.searching.units import UnitResult, WorkUnit
 from autometa.training.population import RunResult
 from tests.searching.test_ray_executor import UNIT
@@ -51,15 +53,33 @@ class _Source:
         self.done[str(result.results[0].reason)] += 1
 
 
+@pytest.fixture(autouse=True)
+def by_value() -> Iterator[None]:
+    """Workers cannot import tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_a_single_unit_waits_for_no_other_worker(tmp_path: Path) -> None:
+    source = _Source(tmp_path, 1)
+    executor = RayExecutor(2, trainable=_Signing)
+    began = time.monotonic()
+    try:
+        assert executor.run(source)
+    finally:
+        executor.close()
+    assert sum(source.done.values()) == 1
+    assert time.monotonic() - began < _GATHERING
+
+
 def test_all_workers_work_and_each_starts_once(tmp_path: Path) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
     source = _Source(tmp_path, 60)
     executor = RayExecutor(2, trainable=_Signing)
     try:
         assert executor.run(source)
     finally:
         executor.close()
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     assert sum(source.done.values()) == 60
     assert {path.name for path in tmp_path.iterdir()} == set(source.done)
     assert len(source.done) == 2

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from autometa.tasks import load_suite
 from autometa.training.population import Run, Trainer
-from autometa.training.replay import Function, record
+from autometa.training.replay import Function, Recordings, record
 from autometa.trial import TrialConfig
 
 CONFIG = {"sharing.kind": "hard", "backbone.width": 96, "backbone.depth": 3}
@@ -66,12 +66,12 @@ def plain_step(trainer: Trainer, n_runs: int) -> tuple[Function, Sequence[Tensor
     """The function that a step calls through `Recordings`, and its tensors in a first step."""
     seen: list[tuple[Function, Sequence[Tensor]]] = []
 
-    class Caught:
+    class Caught(Recordings):
         def call(self, key: Any, function: Function, inputs: Sequence[Tensor], more: int) -> Any:
             seen.append((function, inputs))
             return function(*inputs)
 
-    kept, trainer._recordings = trainer._recordings, Caught()  # type: ignore[assignment]
+    kept, trainer._recordings = trainer._recordings, Caught()
     config = TrialConfig.from_flat(CONFIG)
     trainer.step_seconds([Run(config, seed) for seed in range(n_runs)], repeats=1)
     trainer._recordings = kept

@@ -399,7 +399,7 @@ def test_what_mlflow_is_told(taught: tuple[Path, SearchResult]) -> None:
     assert taught[1].model is not None
     tracker: Any = _Listening()
     settings = SearchSettings(n_trials=20, max_epochs=4)
-    log_start(tracker, suite, Space.from_yaml(SPACE), settings, found)
+    log_start(tracker, suite, Space.from_yaml(SPACE), settings, {}, found)
     assert tracker.params["prior"] == "auto"
     assert set(tracker.params["prior.sources"].split(", ")) == {
         "first-00000000",

@@ -265,10 +265,11 @@ TrackingUri = Annotated[
 Prior = Annotated[
     str,
     typer.Option(
-        metavar="auto|off|NAME|PATH|URL",
-        help="Earlier searches to learn from: those in the home folder on the nearest suites; "
-        "none; a prior or record of [bold]autometa prior list[/bold]; a prior file; or the studies "
-        "of an Optuna storage, one with URL#STUDY. A resumed study keeps what it has.",
+        metavar="PRIOR",
+        help="Earlier searches to learn from: auto, those in the home folder on the nearest "
+        "suites; off, none; a prior or record of [bold]autometa prior list[/bold]; a prior file; "
+        "or the studies of an Optuna storage, one with URL#STUDY. A resumed study keeps what it "
+        "has.",
         rich_help_panel="Search",
     ),
 ]

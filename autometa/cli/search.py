@@ -112,7 +112,7 @@ def search(
     init_from: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|auto",
+            metavar="MODEL",
             help="An earlier model (folder or name) whose shared blocks networks of both arms may "
             "start from; whether they do is searched. It must not have seen rows of this suite. "
             "auto: of the searches in the home folder, the one whose suite is nearest.",

@@ -12,13 +12,13 @@ from autometa.study import StudyHandle
 #: runs of one unit at most, by the type of the device; a GPU is not busy with fewer
 MAX_BUNDLE = {"cpu": 64, "cuda": 1024}
 #: trials that wait at least
-_WAITING = 16
+_WAITING = 8
 
 Key = TypeVar("Key")
 
 
 def ask_ahead(n_trials: int, most: int) -> int:
-    """Trials that wait while there are new ones to suggest: a quarter of all, at least 16.
+    """Trials that wait while there are new ones to suggest: a quarter of all, at least 8.
 
     The more there are to choose from, the fuller units are, and the less the sampler knows. Trials
     that were promoted wait among them for others of their shape.

@@ -67,5 +67,5 @@ def test_no_trial_is_left_alone_beside_a_full_unit() -> None:
 
 def test_suggestions_ahead_grow_with_the_search() -> None:
     found = [ask_ahead(n, LIMIT) for n in (1, 64, 128, 200, 256, 10_000)]
-    assert found == [16, 16, 32, 50, 64, 64]
+    assert found == [8, 16, 32, 50, 64, 64]
     assert ask_ahead(10_000, MAX_BUNDLE["cuda"]) == 1024

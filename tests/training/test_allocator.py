@@ -20,7 +20,7 @@ else:
 def step():
     blocks = [torch.ones(10 << 20) for _ in range(3)]  # 40 MiB each
 
-for _ in range(4):  # the heap grows
+for _ in range(12):  # the heap grows
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

@@ -411,7 +411,7 @@ def test_what_mlflow_is_told(taught: tuple[Path, SearchResult]) -> None:
     assert tracker.numbers["prior/best_prior"] == found["best"]["prior"]
     assert json.loads(tracker.texts["prior.json"]) == found
     nothing = {"asked": "auto", "reason": api_priors.NOTHING, "sources": []}
-    log_start(tracker, suite, Space.from_yaml(SPACE), settings, nothing)
+    log_start(tracker, suite, Space.from_yaml(SPACE), settings, {}, nothing)
     assert tracker.params["prior.sources"] == api_priors.NOTHING
     log_end(tracker, taught[1].test, taught[1].model, None, nothing)
     assert "prior.json" not in tracker.texts

@@ -129,6 +129,7 @@ def test_one_driver(home: Home) -> None:
 
 
 def test_nothing_is_printed(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)  # another test may have changed it
     with opened(home) as handle:
         for arm in ARMS:
             step(handle, arm, "tpe")

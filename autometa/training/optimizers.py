@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -70,14 +70,12 @@ class Optimizer(ABC):
         """
         of_runs = self._by_run(grads)
         for k, run in enumerate(rates):
-            how = ((run.lr, run.weight_decay), (run.lr, 0.0), (run.lr * run.mixing, 0.0))
-            for part, (lr, decay) in enumerate(how):
+            plain = replace(run, weight_decay=0.0)
+            how = {DECAYED: run, PLAIN: plain, MIXING: replace(plain, lr=run.lr * run.mixing)}
+            for part, own in how.items():
                 if self._order[part]:
                     state = [slot[k][part] for slot in self._state]
-                    self.update(
-                        self._values[k][part], of_runs[k][part], state, number, run,
-                        lr, decay,
-                    )  # fmt: skip
+                    self.update(self._values[k][part], of_runs[k][part], state, own, number)
 
     @abstractmethod
     def update(
@@ -85,12 +83,15 @@ class Optimizer(ABC):
         values: list[Tensor],
         grads: list[Tensor],
         state: list[list[Tensor]],
-        number: int,
         rates: Rates,
-        lr: float,
-        decay: float,
+        number: int,
     ) -> None:
-        """Update one run's leaves of one kind; `state` has a list for each of `slots`."""
+        """Update one run's leaves that are treated alike.
+
+        Args:
+            state: a list for each of `slots`.
+            rates: those of these leaves.
+        """
 
     def _by_run(self, leaves: Params) -> list[list[list[Tensor]]]:
         """Views of each run's leaves [run][segment][leaf]."""
@@ -115,10 +116,8 @@ class AdamW(Optimizer):
         values: list[Tensor],
         grads: list[Tensor],
         state: list[list[Tensor]],
-        number: int,
         rates: Rates,
-        lr: float,
-        decay: float,
+        number: int,
     ) -> None:
         mean, square = state
         taken = torch.full((), float(number), device=values[0].device)
@@ -130,10 +129,10 @@ class AdamW(Optimizer):
             square,
             [],
             [taken] * len(values),
-            lr=lr,
+            lr=rates.lr,
             beta1=0.9,
             beta2=0.999,
-            weight_decay=decay,
+            weight_decay=rates.weight_decay,
             eps=1e-8,
             amsgrad=False,
             maximize=False,
@@ -150,18 +149,16 @@ class SGD(Optimizer):
         values: list[Tensor],
         grads: list[Tensor],
         state: list[list[Tensor]],
-        number: int,
         rates: Rates,
-        lr: float,
-        decay: float,
+        number: int,
     ) -> None:
         torch._fused_sgd_(  # torch's `sgd` calls the same kernel
             values,
             grads,
             state[0] if rates.momentum else [],
-            weight_decay=decay,
+            weight_decay=rates.weight_decay,
             momentum=rates.momentum,
-            lr=lr,
+            lr=rates.lr,
             dampening=0.0,
             nesterov=False,
             maximize=False,

@@ -46,15 +46,12 @@ class UnitTrainable(Trainable):
 
     def setup(self, config: dict[str, Any], gate: Any = None) -> None:
         self._unit = config["unit"]
-        if gate is None:
-            return
-        with contextlib.suppress(ray.exceptions.RayActorError):  # its node is gone
-            ray.get(gate.arrive.remote())
-            until = time.monotonic() + _GATHERING
-            while not ray.get(gate.is_open.remote()) and time.monotonic() < until:
-                time.sleep(0.05)
+        self._gate = gate
 
     def step(self) -> dict[str, Any]:
+        if self._gate is not None:
+            _gather(self._gate)
+            self._gate = None
         result = self.work(WorkUnit.from_json(json.loads(self._unit)))
         return {"done_units": 1, "done": True, "result": json.dumps(result.to_json())}
 
@@ -67,6 +64,15 @@ class UnitTrainable(Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Units read their own checkpoints."""
+
+
+def _gather(gate: Any) -> None:
+    """Wait for the others. In a step: not before it does Tune know that this worker has started."""
+    with contextlib.suppress(ray.exceptions.RayActorError):  # its node is gone
+        ray.get(gate.arrive.remote())
+        until = time.monotonic() + _GATHERING
+        while not ray.get(gate.is_open.remote()) and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 class RayExecutor:

@@ -27,8 +27,13 @@ class _Signing(UnitTrainable):
 
     def setup(self, config: dict[str, Any], gate: Any = None) -> None:
         unit = WorkUnit.from_json(json.loads(config["unit"]))
-        (Path(unit.checkpoints) / str(os.getpid())).touch()
+        folder = Path(unit.checkpoints)
+        (folder / "started" / str(os.getpid())).touch()
         super().setup(config, gate)
+        try:
+            (folder / "first").mkdir()
+        except FileExistsError:
+            time.sleep(1.0)  # Tune hears late of the second one
 
     @staticmethod
     def work(unit: WorkUnit) -> UnitResult:
@@ -38,6 +43,7 @@ class _Signing(UnitTrainable):
 
 class _Source:
     def __init__(self, folder: Path, units: int) -> None:
+        (folder / "started").mkdir()
         self._unit = replace(UNIT, checkpoints=str(folder))
         self._left = self._open = units
         self.done: Counter[str] = Counter()
@@ -81,6 +87,6 @@ def test_all_workers_work_and_each_starts_once(tmp_path: Path) -> None:
     finally:
         executor.close()
     assert sum(source.done.values()) == 60
-    assert {path.name for path in tmp_path.iterdir()} == set(source.done)
+    assert {path.name for path in (tmp_path / "started").iterdir()} == set(source.done)
     assert len(source.done) == 2
     assert min(source.done.values()) > 15

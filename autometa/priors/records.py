@@ -23,10 +23,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import Field, field_validator
 
 from autometa.config import Config
+from autometa.space import Arm
 from autometa.study import is_advised, rung_values, score_of
 
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-ARMS = ("sharing", "independent")
+ARMS: tuple[Arm, Arm] = ("sharing", "independent")
 PROBES_ATTRIBUTE = "probes"
 """Attribute of a study: the probes of its suite, name → number or None."""
 

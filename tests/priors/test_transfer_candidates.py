@@ -46,14 +46,14 @@ def test_proposes_good_configurations(name: str, sources: list[list[FrozenTrial]
     study = optuna.create_study(sampler=RandomSampler(seed=9))
     study.optimize(bowl(3.6), n_trials=30)
     before = [t.value for t in study.trials if t.value is not None]
-    study.sampler = CANDIDATES[name](sources, 0)
+    study.sampler = CANDIDATES[name](sources, 0, bowl(3.6))
     study.optimize(bowl(3.6), n_trials=7)
     after = [t.value for t in study.trials[30:] if t.value is not None]
     assert np.median(after) < np.quantile(before, 0.2)
 
 
 def test_ablr_marginal_likelihood_is_that_of_a_gaussian(sources: list[list[FrozenTrial]]) -> None:
-    model = CANDIDATES["ablr"](sources, 0)
+    model = CANDIDATES["ablr"](sources, 0, bowl(3.6))
     rng = torch.Generator().manual_seed(0)
     phi = torch.randn(2, 6, 4, generator=rng, dtype=torch.float64)
     z = torch.randn(2, 6, generator=rng, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_meta_tpe_weighs_by_similarity_and_forgets(sources: list[list[FrozenTria
     given = [sources[0], trials(3, seed=5, sign=-1.0)]
     study = optuna.create_study(sampler=RandomSampler(seed=7))
     study.optimize(bowl(3.2), n_trials=40)
-    model = CANDIDATES["meta-tpe"](given, 0)
+    model = CANDIDATES["meta-tpe"](given, 0, bowl(3.6))
     densities = script_densities(model, study.trials, given)
     early, late = model._weights(densities, 10), model._weights(densities, 40)
     assert early.sum() == pytest.approx(1)
@@ -92,7 +92,7 @@ def script_densities(model, target, given):  # type: ignore[no-untyped-def]  # o
 
 
 def test_deep_kernel_starts_anew_and_interpolates(sources: list[list[FrozenTrial]]) -> None:
-    model = CANDIDATES["deep-kernel"](sources, 0)
+    model = CANDIDATES["deep-kernel"](sources, 0, bowl(3.6))
     x, z = model.tasks[0][0][:12], model.tasks[0][1][:12]
     first = model._predict(x, z, x)
     model._predict(x[:5], -z[:5], x)

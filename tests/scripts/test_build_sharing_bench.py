@@ -16,7 +16,9 @@ import torch
 
 from autometa.networks import Problem
 from autometa.priors import sharing_bench
+from autometa.priors.prior_file import read_prior
 from autometa.priors.probes import PROBES
+from autometa.priors.shelf import SHIPPED
 from autometa.space import Space
 from autometa.training.population import Trainer
 from autometa.training.state import Run
@@ -282,6 +284,12 @@ def test_the_table_holds_the_cells(built: Path, tmp_path: Path) -> None:
     for place, config in enumerate(configs):
         answers = sharing_bench._Answers(table.params(place))
         assert TrialConfig.from_flat(table.suggest(answers)).flat() == config
+    # and so does whoever learns from the prior beside it
+    (record,) = read_prior(tmp_path / SHIPPED.name).records
+    assert record.facts.probes == probes
+    assert len(record.of_arm("sharing")) == len(configs)
+    best = runs[(runs["rung"] == 2)].groupby("config")["val"].mean().max()
+    assert record.best() == pytest.approx(best)
     card = path.with_suffix(".md").read_text()
     assert "| diabetes | diabetes | progression" in card
     assert "{" not in card

@@ -4,7 +4,10 @@ The *family* of a suite is the data set that its rows come from. Suites of one f
 inputs or handwriting, so whatever is left out for a test is left out by family.
 
 Not here: andro, edm, sf1, sf2 and slump of the data folder, iris and wine of scikit-learn. They are
-too small or degenerate: their validation scores are noise.
+too small or degenerate: their validation scores are noise. Nor are two that were trained and teach
+nothing: classes 8 to 14 of yeast, of which no configuration predicts anything (best score 0.001),
+and scpf, whose few popular issues decide its scores, so that validation and test rows order
+configurations independently (rank correlation 0.06).
 """
 
 from __future__ import annotations
@@ -167,11 +170,9 @@ SUITES: dict[str, Entry] = {
         _targets("oes97", "2", 9, 16, "employment in eight other occupations"),
         _targets("osales", "1", 1, 6, "sales in months 1 to 6"),
         _targets("osales", "2", 7, 12, "sales in months 7 to 12"),
-        _whole("scpf", "scpf", "views, votes and comments of reported issues"),
         _targets("wq", "plants", 1, 7, "abundance of seven plants in rivers"),
         _targets("wq", "animals", 8, 14, "abundance of seven animals in rivers"),
         _targets("yeast", "1", 1, 7, "functional classes 1 to 7 of genes"),
-        _targets("yeast", "2", 8, 14, "functional classes 8 to 14 of genes"),
         _whole("emotions", "emotions", "six emotions that music evokes"),
         _whole("scene", "scene", "six contents of pictures"),
         _targets("sarcos", "1", 1, 3, "torques 1 to 3 of a robot arm"),

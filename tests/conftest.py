@@ -12,14 +12,30 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["MPLBACKEND"] = "Agg"
 
+from autometa.priors import shelf  # noqa: E402  # it imports NumPy
+
+SHIPPED = shelf.SHIPPED
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home folder that everything uses unless told otherwise; nothing is in it."""
+    """The home folder that everything uses unless told otherwise; nothing is in it.
+
+    Nor does the package bring a prior, unless a test asks for it (`shipped_prior`) or starts a
+    process of its own: to learn from its suites takes longer than most of the searches in tests.
+    """
     folder = tmp_path / "home"
     monkeypatch.setenv("AUTOMETA_HOME", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "no.prior")
     return folder
+
+
+@pytest.fixture
+def shipped_prior(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the prior that comes with the package, which is then used."""
+    monkeypatch.setattr(shelf, "SHIPPED", SHIPPED)
+    return SHIPPED
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -266,10 +266,10 @@ Prior = Annotated[
     str,
     typer.Option(
         metavar="PRIOR",
-        help="Earlier searches to learn from: auto, those in the home folder on the nearest "
-        "suites; off, none; a prior or record of [bold]autometa prior list[/bold]; a prior file; "
-        "or the studies of an Optuna storage, one with URL#STUDY. A resumed study keeps what it "
-        "has.",
+        help="Earlier searches to learn from: auto, the nearest of the suites that come with "
+        "autometa and of those in the home folder; off, none; a prior or record of "
+        "[bold]autometa prior list[/bold]; a prior file; or the studies of an Optuna storage, one "
+        "with URL#STUDY. A resumed study keeps what it has.",
         rich_help_panel="Search",
     ),
 ]

@@ -22,23 +22,24 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def list_priors(home: options.Home = None, json: options.Json = False) -> None:
-    """List the named priors and the records that finished searches left."""
+    """List the prior of the package, the named priors, and the records that searches left."""
     from autometa.priors import shelf
 
     folder = Home.find(home)
     kept = shelf.records(folder, note)
     priors = {name: shelf.find(folder, name, note) for name in shelf.names(folder)}
+    if (ours := shelf.shipped()) is not None:
+        priors = {shelf.SHIPPED_NAME: ours, **priors}
     if json:
         found = {name: [r.name for r in prior.records] for name, prior in priors.items()}
         emit_json({"priors": found, "records": [_row(record) for record in kept]})
-        return
-    if not kept and not priors:
-        note(f"No prior in {shown(folder.root)} yet. Each finished search leaves a record.")
         return
     for name, prior in priors.items():
         say(f"prior {name}: {_size(prior)}")
     if kept:
         _table(kept)
+    elif priors.keys() <= {shelf.SHIPPED_NAME}:
+        note(f"No prior in {shown(folder.root)} yet. Each finished search leaves a record.")
 
 
 def show(name: Name, home: options.Home = None, json: options.Json = False) -> None:

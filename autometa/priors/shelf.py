@@ -12,7 +12,8 @@ from autometa.priors.records import Record
 
 Warn = Callable[[str], None]
 
-SHIPPED = Path(__file__).parent / "data" / f"shipped{SUFFIX}"
+SHIPPED_NAME = "shipped"
+SHIPPED = Path(__file__).parent / "data" / f"{SHIPPED_NAME}{SUFFIX}"
 
 
 def shipped() -> Prior | None:
@@ -52,20 +53,23 @@ def named(home: Home, name: str) -> Path:
     Raises:
         UserError: it is no name.
     """
-    if name in ("auto", "off") or name.endswith(SUFFIX):
+    if name in ("auto", "off", SHIPPED_NAME) or name.endswith(SUFFIX):
         raise UserError(
-            f"Parameter `name` should be other than `auto` and `off` and without `{SUFFIX}`. "
-            f"Found `name = {name}`."
+            f"Parameter `name` should be other than `auto`, `off` and `{SHIPPED_NAME}`, and "
+            f"without `{SUFFIX}`. Found `name = {name}`."
         )
     return home.priors / f"{check_study_name(name)}{SUFFIX}"
 
 
 def find(home: Home, text: str, warn: Warn) -> Prior:
-    """A prior by its name, or by the path of its file, or one record by its name.
+    """A prior by its name (`shipped`: the package's), by the path of its file, or one record by its
+    name.
 
     Raises:
         UserError: there is none (with the nearest name), or it is damaged.
     """
+    if text == SHIPPED_NAME and (found := shipped()) is not None:
+        return found
     known = names(home)
     if text in known:
         return read_prior(named(home, text))

@@ -45,12 +45,12 @@ def checked(made: Checkable) -> Checkable:
 class _Decorate(ast.NodeTransformer):
     """Decorates the functions and classes of a module, and the methods of the classes."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         # innermost, as `property`, `cached_property` and others hide the annotations
         node.decorator_list.append(ast.copy_location(ast.Name(_DECORATOR, ast.Load()), node))
         return node  # and not into it
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
         # outermost: `dataclass` makes the `__init__`
         node.decorator_list.insert(0, ast.copy_location(ast.Name(_DECORATOR, ast.Load()), node))

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.checked import check_signatures
+
 # Read when torch, NumPy and scikit-learn are first imported, so it cannot wait for a fixture.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["MPLBACKEND"] = "Agg"
+# The packages that handle tensors; the rest has pydantic and typer, which read annotations in their
+# own ways.
+check_signatures(
+    *(f"autometa.{name}" for name in ("networks", "sharing", "learners", "balancing", "training"))
+)
 
 from autometa.priors import shelf  # noqa: E402  # it imports NumPy
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,11 +131,10 @@ class AllocationPeak(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self._storages:  # a view, or changed in place
             return
-
-        def freed(_: object) -> None:
-            self._live -= size
-            del self._storages[key]
-
-        self._storages[key] = weakref.ref(storage, freed)
+        self._storages[key] = weakref.ref(storage, partial(self._freed, key, size))
         self._live += size
         self.peak = max(self.peak, self._live)
+
+    def _freed(self, key: int, size: int, _: object) -> None:
+        self._live -= size
+        del self._storages[key]

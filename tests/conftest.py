@@ -26,20 +26,22 @@ SHIPPED = shelf.SHIPPED
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home folder that everything uses unless told otherwise; nothing is in it.
-
-    Nor does the package bring a prior, unless a test asks for it (`shipped_prior`) or starts a
-    process of its own: to learn from its suites takes longer than most of the searches in tests.
-    """
+    """The home folder that everything uses unless told otherwise; nothing is in it."""
     folder = tmp_path / "home"
     monkeypatch.setenv("AUTOMETA_HOME", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "no.prior")
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_shipped_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package brings no prior, unless a test asks for it or starts a process of its own: to
+    learn from its suites takes longer than most of the searches in tests."""
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "no.prior")
+
+
 @pytest.fixture
-def shipped_prior(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shipped_prior(no_shipped_prior: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the prior that comes with the package, which is then used."""
     monkeypatch.setattr(shelf, "SHIPPED", SHIPPED)
     return SHIPPED

@@ -36,10 +36,10 @@ def checked(made: Checkable) -> Checkable:
         if is_dataclass(made) and own is not None and not hasattr(own, "__wrapped__"):
             made.__init__ = checked(own)  # type: ignore[misc]
         return made
-    found = beartype(made)
     # a shape is a string, `Float[Tensor, "task row"]`; without one there are no sizes to compare
-    shapes = any(quote in str(hint) for hint in made.__annotations__.values() for quote in "\"'")
-    return jaxtyped(found, typechecker=None) if shapes else found
+    hints = " ".join(map(str, made.__annotations__.values()))
+    found = beartype(made)  # which puts what they stand for in the place of annotations
+    return jaxtyped(found, typechecker=None) if "'" in hints or '"' in hints else found
 
 
 class _Decorate(ast.NodeTransformer):

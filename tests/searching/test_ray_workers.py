@@ -59,33 +59,27 @@ class _Source:
         self.done[str(result.results[0].reason)] += 1
 
 
-@pytest.fixture(autouse=True)
-def by_value() -> Iterator[None]:
-    """Workers cannot import tests."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
+@pytest.fixture(scope="module")
+def executor() -> Iterator[RayExecutor]:
+    """Of two workers; one Ray for all tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    made = RayExecutor(2, trainable=_Signing)
+    yield made
+    made.close()
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def test_a_single_unit_waits_for_no_other_worker(tmp_path: Path) -> None:
+def test_a_single_unit_waits_for_no_other_worker(executor: RayExecutor, tmp_path: Path) -> None:
     source = _Source(tmp_path, 1)
-    executor = RayExecutor(2, trainable=_Signing)
     began = time.monotonic()
-    try:
-        assert executor.run(source)
-    finally:
-        executor.close()
+    assert executor.run(source)
     assert sum(source.done.values()) == 1
     assert time.monotonic() - began < _GATHERING
 
 
-def test_all_workers_work_and_each_starts_once(tmp_path: Path) -> None:
+def test_all_workers_work_and_each_starts_once(executor: RayExecutor, tmp_path: Path) -> None:
     source = _Source(tmp_path, 60)
-    executor = RayExecutor(2, trainable=_Signing)
-    try:
-        assert executor.run(source)
-    finally:
-        executor.close()
+    assert executor.run(source)
     assert sum(source.done.values()) == 60
     assert {path.name for path in (tmp_path / "started").iterdir()} == set(source.done)
     assert len(source.done) == 2

@@ -184,7 +184,5 @@ SUITES: dict[str, Entry] = {
         _groups("landmine", "bare", slice(15, 29), "mines in 14 fields of bare ground",
                 metrics="auc"),
         _alphabets(0),
-        _alphabets(1),
-        _alphabets(2),
     )
 }  # fmt: skip

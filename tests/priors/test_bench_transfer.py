@@ -105,3 +105,23 @@ def test_quick_run_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     sources = list((tmp_path / "sources").iterdir())
     assert sources
     assert all(chessboard[json.loads(path.read_text())].all() for path in sources)
+
+
+@pytest.mark.parametrize("method", ["tpe", "rgpe", "transfer"])
+def test_a_suite_of_sharing_bench_is_searched_on_its_even_side(method: str, tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    task = script.Task("siblings", (script.SHARING, "diabetes"), 0, method)
+    target = script.load_table(*task.table)
+    sources = script.sources_of(task, tmp_path)
+    rows = {tuple(sorted(t.params.items())) for source in sources for t in source}
+    sampler = script.make(task, target, sources)
+    found = script.search(sampler, target, target.loss, 0, 8, 0)
+    assert len(set(found.rows)) == 8
+    assert (target.side[found.rows] == 0).all()
+    # the sampler sees the rows themselves, none of which is in a source
+    params = [t.params for t in found.trials]
+    assert params == [target.params(row) for row in found.rows]
+    assert not {tuple(sorted(p.items())) for p in params} & rows
+    probes = script.probes_of(task)
+    assert probes is not None
+    assert len(probes) == 1 + len(script.bench().others("diabetes"))

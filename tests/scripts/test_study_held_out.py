@@ -11,6 +11,8 @@ import pytest
 from scripts import study_held_out as script
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_small_study_measures_every_method_and_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,13 @@ def test_import_loads_nothing_heavy(module: str) -> None:
     assert not [name for name in HEAVY if name in loaded]
 
 
+def test_a_worker_starts_without_what_few_trials_need() -> None:
+    code = "import json, sys, autometa.searching.units; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(python(code))
+    slow = ("torchjd", "cvxpy", "scipy.stats", "scipy.optimize", "sklearn", "optuna", "mlflow")
+    assert not [name for name in slow if name in loaded]
+
+
 def test_telemetry_is_off_by_default_and_left_to_the_user() -> None:
     code = "import os, autometa; print(os.environ['RAY_USAGE_STATS_ENABLED'])"
     assert python(code).strip() == "0"

@@ -12,15 +12,21 @@ problem a solver gives up on takes equal weights.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torchjd import aggregation
 
 from autometa.balancing.base import Balancer, Needs, Params, View, masked_mean, seeded
 from autometa.config import Config, per_run
 from autometa.networks import Step
+
+
+def aggregation() -> Any:
+    """TorchJD's module. Its import takes a second (cvxpy), which every process would wait for."""
+    from torchjd import aggregation
+
+    return aggregation
 
 
 class GradientBalancer(Balancer):
@@ -73,7 +79,7 @@ class PCGrad(GradientBalancer):
 
     def __init__(self, config: PCGradConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.PCGradWeighting()
+        self._weighting = aggregation().PCGradWeighting()
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         with seeded(view.seed):
@@ -102,7 +108,7 @@ class GradVac(GradientBalancer):
 
     def __init__(self, config: GradVacConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.GradVacWeighting()
+        self._weighting = aggregation().GradVacWeighting()
 
     def state(self, n_tasks: int) -> Params:
         return {"cosines": torch.zeros(n_tasks, n_tasks)}
@@ -136,7 +142,7 @@ class MGDA(GradientBalancer):
 
     def __init__(self, config: MGDAConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.MGDAWeighting()
+        self._weighting = aggregation().MGDAWeighting()
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         return self._weighting(view.gradients), state
@@ -158,7 +164,7 @@ class ImtlG(GradientBalancer):
 
     def __init__(self, config: IMTLGConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.IMTLGWeighting()
+        self._weighting = aggregation().IMTLGWeighting()
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         return self._weighting(view.gradients), state
@@ -184,7 +190,7 @@ class AlignedMTL(GradientBalancer):
 
     def __init__(self, config: AlignedMTLConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.AlignedMTLWeighting(scale_mode=config.scale)
+        self._weighting = aggregation().AlignedMTLWeighting(scale_mode=config.scale)
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         return self._weighting(view.gradients), state
@@ -208,7 +214,7 @@ class ConFIG(GradientBalancer):
 
     def __init__(self, config: ConFIGConfig) -> None:
         super().__init__(config)
-        self._aggregator = aggregation.ConFIG()
+        self._aggregator = aggregation().ConFIG()
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         return self._aggregator(view.gradients) / len(view.tasks), state
@@ -232,7 +238,7 @@ class GradDrop(GradientBalancer):
 
     def __init__(self, config: GradDropConfig) -> None:
         super().__init__(config)
-        self._aggregator = aggregation.GradDrop()
+        self._aggregator = aggregation().GradDrop()
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         with seeded(view.seed, view.gradients.device):

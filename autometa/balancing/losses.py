@@ -1,4 +1,5 @@
-"""Balancers that weigh the losses of the tasks. Formulas are TorchJD's scalarizers.
+"""Balancers that weigh the losses of the tasks. Formulas are those of TorchJD's scalarizers,
+whose import takes a second.
 
 All are scaled so that equal weights are the mean over the tasks that have a labelled row in the
 batch (TorchJD and the papers often sum), so a learning rate means the same for each; a task without
@@ -7,12 +8,12 @@ labels neither pulls on the network nor on its own weight.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, vmap
-from torchjd.scalarization import IMTLL, STCH, UW
 
 from autometa.balancing.base import (
     EPSILON,
@@ -85,23 +86,21 @@ class Random(Balancer):
 
 
 class LearnedScalarizer(Balancer):
-    """A TorchJD scalarizer with one trained number a task, 0 at the start.
+    """The mean over the tasks that are present of a loss and one trained number a task, 0 at the
+    start; a task without labels does not move its own number."""
 
-    It is applied task by task and averaged over the tasks that are present, so that a task without
-    labels does not move its own number.
-    """
-
-    #: the number's name in our parameters and in TorchJD's module
+    #: the number's name in our parameters
     leaf: ClassVar[str]
-    scalarizer: ClassVar[type[UW] | type[IMTLL]]
-    name: ClassVar[str]
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._scalarizer = self.scalarizer(())
 
     def init(self, n_tasks: int) -> Params:
         return {self.leaf: torch.zeros(n_tasks)}
+
+    @staticmethod
+    @abstractmethod
+    def weigh(
+        numbers: Float[Tensor, " task"], losses: Float[Tensor, " task"]
+    ) -> Float[Tensor, " task"]:
+        """What is averaged."""
 
     def combine(
         self,
@@ -111,11 +110,7 @@ class LearnedScalarizer(Balancer):
         tasks: Tensor,
         step: Step | None = None,
     ) -> Tensor:
-        def weigh(number: Tensor, loss: Tensor) -> Tensor:
-            out: Tensor = functional_call(self._scalarizer, {self.name: number}, (loss,))
-            return out
-
-        return masked_mean(vmap(weigh)(params[self.leaf][tasks], losses), present)
+        return masked_mean(self.weigh(params[self.leaf][tasks], losses), present)
 
 
 class UncertaintyConfig(Config):
@@ -128,7 +123,11 @@ class Uncertainty(LearnedScalarizer):
     """L = mean_t ½ exp(−s_t) L_t + ½ s_t with learned log-variances s_t."""
 
     Config = UncertaintyConfig
-    scalarizer, leaf, name = UW, "log_variance", "log_var"
+    leaf = "log_variance"
+
+    @staticmethod
+    def weigh(numbers: Tensor, losses: Tensor) -> Tensor:
+        return 0.5 * torch.exp(-numbers) * losses + 0.5 * numbers
 
 
 class IMTLLConfig(Config):
@@ -144,7 +143,11 @@ class ImtlL(LearnedScalarizer):
     """
 
     Config = IMTLLConfig
-    scalarizer, leaf, name = IMTLL, "log_scale", "log_scale"
+    leaf = "log_scale"
+
+    @staticmethod
+    def weigh(numbers: Tensor, losses: Tensor) -> Tensor:
+        return torch.exp(numbers) * losses - numbers
 
 
 class GeometricMeanConfig(Config):
@@ -202,9 +205,7 @@ class Stch(Balancer):
         step: Step | None = None,
     ) -> Tensor:
         mu = rate(self.config, step, "smoothing")
-        # μ enters by scaling, since TorchJD takes it as a Python number
-        scalarizer = STCH(1.0, weights=torch.ones_like(losses))
-        smooth: Tensor = scalarizer(torch.where(present, losses / mu, -torch.inf))
+        smooth = torch.where(present, losses / mu, torch.finfo(losses.dtype).min).logsumexp(0)
         n = present.sum().clamp(min=1).to(losses.dtype)
         return torch.where(present.any(), mu * (smooth - n.log()), 0.0)
 

@@ -9,13 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import nnls
 from torch import Tensor
-from torchjd import aggregation
-from torchjd.linalg import DualConeProjector
 
 from autometa.balancing.base import Params, Unsolvable, View
-from autometa.balancing.gradients import GradientBalancer
+from autometa.balancing.gradients import GradientBalancer, aggregation
 from autometa.config import Config, per_run
 
 
@@ -41,11 +38,11 @@ class FairGrad(GradientBalancer):
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         alpha = view.rates["fairness"]
-        weighting = aggregation.FairGradWeighting(alpha=alpha)
+        weighting = aggregation().FairGradWeighting(alpha=alpha)
         trace = view.gradients.diagonal().sum().item()
         try:
             with np.errstate(all="ignore"):
-                weights = weighting(_unit_trace(view.gradients))
+                weights = weighting(unit_trace(view.gradients))
             return weights * (trace or 1.0) ** (-alpha / (1 + alpha)), state
         except ValueError as exc:  # residuals overflow
             raise Unsolvable from exc
@@ -67,7 +64,7 @@ class UPGrad(GradientBalancer):
 
     def __init__(self, config: UPGradConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.UPGradWeighting(projector=NonNegativeProjector())
+        self._weighting = aggregation().UPGradWeighting(projector=projector())
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         return self._weighting(view.gradients), state
@@ -89,7 +86,7 @@ class DualProj(GradientBalancer):
 
     def __init__(self, config: DualProjConfig) -> None:
         super().__init__(config)
-        self._weighting = aggregation.DualProjWeighting(projector=NonNegativeProjector())
+        self._weighting = aggregation().DualProjWeighting(projector=projector())
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         return self._weighting(view.gradients), state
@@ -118,9 +115,9 @@ class CAGrad(GradientBalancer):
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
         import cvxpy
 
-        weighting = aggregation.CAGradWeighting(c=view.rates["radius"])
+        weighting = aggregation().CAGradWeighting(c=view.rates["radius"])
         try:
-            return weighting(_unit_trace(view.gradients)), state
+            return weighting(unit_trace(view.gradients)), state
         except (cvxpy.SolverError, TypeError) as exc:  # TypeError: it has no solution to use
             raise Unsolvable from exc
 
@@ -159,14 +156,14 @@ class NashMTL(GradientBalancer):
             limit = view.rates["largest"] or 1.0
             return torch.where(norm > 0, min(1.0, limit) / norm.clamp(min=1e-30), 1.0), state
         if m not in self._problems:
-            self._problems[m] = aggregation.NashMTL(n_tasks=m).weighting
+            self._problems[m] = aggregation().NashMTL(n_tasks=m).weighting
         problem = self._problems[m]
         problem.max_norm = view.rates["largest"]
         problem.prvs_alpha = before[view.tasks].double().numpy()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # cvxpy on the form of TorchJD's problem
-                weights = problem(_root(view.gradients))
+                weights = problem(root(view.gradients))
         except ValueError as exc:  # all gradients are zero
             raise Unsolvable from exc
         after = before.clone()
@@ -174,30 +171,19 @@ class NashMTL(GradientBalancer):
         return weights, {**state, "weights": after}
 
 
-class NonNegativeProjector(DualConeProjector):
-    """TorchJD's projection onto the dual cone, solved as non-negative least squares.
+def projector() -> Any:
+    from autometa.balancing.projector import NonNegativeProjector  # it imports TorchJD
 
-    min vᵀGv subject to v ≥ u is, with v = u + s and G = R Rᵀ, min ‖Rᵀs + Rᵀu‖ subject to s ≥ 0.
-    TorchJD's own projector needs two packages more, and adds 10⁻⁴ trace G to the diagonal of G, in
-    which a task whose gradients are a hundred times shorter than the others' is lost.
-    """
-
-    def __call__(self, U: Tensor, G: Any) -> Tensor:
-        across = _root(_unit_trace(G.double())).T.numpy()
-        rows = np.atleast_2d(U.double().numpy())
-        try:
-            moved = np.stack([u + nnls(across, -across @ u)[0] for u in rows])
-        except RuntimeError as exc:  # too many iterations
-            raise Unsolvable from exc
-        return torch.as_tensor(moved).reshape(U.shape).to(U.dtype)
+    return NonNegativeProjector()
 
 
-def _unit_trace(G: Float[Tensor, "task task"]) -> Float[Tensor, "task task"]:
+def unit_trace(G: Float[Tensor, "task task"]) -> Float[Tensor, "task task"]:
+    """G over its trace; as it is if that is 0."""
     trace = G.diagonal().sum()
     return torch.where(trace > 0, G / trace.clamp(min=math.ulp(0.0)), G)
 
 
-def _root(G: Float[Tensor, "task task"]) -> Float[Tensor, "task task"]:
+def root(G: Float[Tensor, "task task"]) -> Float[Tensor, "task task"]:
     """R with R Rᵀ = G: for weights, as good as J."""
     values, vectors = torch.linalg.eigh(G)
     return vectors * values.clamp(min=0.0).sqrt()

@@ -13,7 +13,7 @@ from torchjd.linalg import QuadprogProjector
 
 from autometa.balancing import BALANCING, GradientBalancer, Unsolvable, View
 from autometa.balancing.base import seeded
-from autometa.balancing.solved import NonNegativeProjector
+from autometa.balancing.projector import NonNegativeProjector
 from tests.contracts.variants import skip_without_extra
 
 METHODS = [k for k, e in BALANCING.items() if e.needs != "losses" and k != "gradnorm"]

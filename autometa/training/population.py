@@ -30,7 +30,7 @@ from autometa.training.scoring import (
     task_specs,
 )
 from autometa.training.stack import BeforeStep, Stack
-from autometa.training.state import Layout, PopulationState, Run
+from autometa.training.state import Layout, PopulationState, Run, stack_rows
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Trainer:
         """
         # each from its own config: runs of one shape key may start differently (`concat`)
         drawn = [draw(run.config, self.problem, run.seed, self._initial) for run in runs]
-        layout = Layout(drawn[0][0])
-        values = torch.stack([layout.pack(params) for params, _ in drawn]).to(self._device)
+        rows = [Layout(params).pack(params) for params, _ in drawn]
+        values = stack_rows([row[None] for row in rows]).to(self._device)
         kind = OPTIMIZERS[runs[0].config.optimizer.kind]
         return PopulationState(
             values,
@@ -107,6 +107,7 @@ class Trainer:
                 name: torch.stack([buffers[name] for _, buffers in drawn]).to(self._device)
                 for name in drawn[0][1]
             },
+            sizes=tuple(map(len, rows)),
         )
 
     def train(

@@ -133,8 +133,9 @@ class TrialConfig(Config):
         """Equal for configs whose runs are trained as one population (`build_together`).
 
         They build the same graph with the same shapes on one suite, or graphs that differ only in
-        how z enters layers that each task's rows pass through apart in all of them (`Sharing.
-        apart_from`), where a run that has nothing there loses little, and in balancers that merge.
+        what costs little: how z enters layers that each task's rows pass through apart in all of
+        them (`Sharing.apart_from`), whether there is one head or one a task, and balancers that
+        merge.
         """
         return _digest(self._merged())
 
@@ -156,6 +157,7 @@ class TrialConfig(Config):
         if apart is not None and balancer.needs == "losses":
             first = min([apart, *self.conditioning.places(n_blocks)])
             shape["conditioning"] = {"first": first, **self.conditioning.representation()}
+            shape["head"] = "merged"
         if shape["sharing"].get("split_at", 0) is None:
             shape["sharing"]["split_at"] = n_blocks
         return shape
@@ -213,8 +215,8 @@ def build(config: TrialConfig, problem: Problem) -> Learner:
 def build_together(configs: Sequence[TrialConfig], problem: Problem) -> Learner:
     """One learner for runs of one shape key: it has the leaves of each one's own (`own_leaf`).
 
-    A run whose other leaves are zero, and whose gradients of them count as zero, is what it is
-    alone. Runs with different balancers have a rate `balancer` (`Either`).
+    It has a head for each task where one of them has. `training.merging` says how each run is what
+    it is alone. Runs with different balancers have a rate `balancer` (`Either`).
 
     Raises:
         ConfigError: a network cannot be built for this problem.
@@ -228,11 +230,13 @@ def build_together(configs: Sequence[TrialConfig], problem: Problem) -> Learner:
         ways[kind] = BALANCING[kind](config.balancing)
     balancer = Either(ways) if len(ways) > 1 else next(iter(ways.values()))
     conditionings = [config.conditioning for config in configs]
+    heads = {config.head for config in configs}
+    whole = first.model_copy(update={"head": "multi_head"}) if len(heads) > 1 else first
     # the abstract base leaves the constructor to each entry of its registry
     return LEARNERS[_kinds(first)[2]](  # type: ignore[call-arg]
         first.adaptation,
         problem,
-        _network(first, problem, conditionings),
+        _network(whole, problem, conditionings),
         next((one for one in conditionings if one.kind != "none"), first.conditioning),
         balancer,
     )

@@ -158,10 +158,10 @@ class Trainer:
         """Outputs for the query rows of episodes [run, episode, row, output], after adapting."""
         return predict_episodes(self._stack(runs, state.to(self._device)).models(), episodes)
 
-    def memory(self, run: Run) -> RunMemory:
-        """What a run of this shape takes, from one step and one scoring of it."""
+    def memory(self, runs: Sequence[Run]) -> RunMemory:
+        """What each of these runs takes together, from one step and one scoring of the first."""
         with AllocationPeak() as watched:
-            stack, plan = self._first_epoch([run])  # an epoch's plan is kept until its end
+            stack, plan = self._first_epoch(runs[:1], runs[1:])  # an epoch's plan is kept until its end
             stack.step(self._train.batch(plan, 0), 1)
             training = watched.peak
             del plan
@@ -182,12 +182,21 @@ class Trainer:
             times.append(time.perf_counter() - began)
         return min(times[1:])
 
-    def _stack(self, runs: Sequence[Run], state: PopulationState) -> Stack:
-        return Stack(self.problem, self._train, self._recordings, self.max_epochs, runs, state)
+    def _stack(
+        self, runs: Sequence[Run], state: PopulationState, others: Sequence[Run] = ()
+    ) -> Stack:
+        rows, recordings = self._train, self._recordings
+        return Stack(self.problem, rows, recordings, self.max_epochs, runs, state, others)
 
-    def _first_epoch(self, runs: Sequence[Run]) -> tuple[Stack, Any]:
-        """Freshly initialised runs whose steps are not recorded, and the plan of their epoch."""
-        stack = self._stack(runs, self.start(runs))
+    def _first_epoch(
+        self, runs: Sequence[Run], others: Sequence[Run] = ()
+    ) -> tuple[Stack, Any]:
+        """Freshly initialised runs whose steps are not recorded, and the plan of their epoch.
+
+        Args:
+            others: runs whose network is theirs, too.
+        """
+        stack = self._stack(runs, self.start(runs), others)
         stack._last_step = -(10**9)
         return stack, self._train.epoch(stack.optimizer, stack.seeds, 0)
 

@@ -62,6 +62,7 @@ class Stack:
         rows: what its steps are made of.
         recordings: those of the process.
         max_epochs: the length that schedules span.
+        others: runs whose network is to be theirs, too.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Stack:
         max_epochs: int,
         runs: Sequence[Run],
         state: PopulationState,
+        others: Sequence[Run] = (),
     ) -> None:
         config = runs[0].config
         self.runs = runs
@@ -81,7 +83,7 @@ class Stack:
         self._train = rows
         self._recordings = recordings
         self._device = state.values.device
-        self._merged = Merged(runs, problem)
+        self._merged = Merged(runs, problem, self._device, others)
         self._learner: Learner = self._merged.learner
         self._keys = torch.stack([new_key(seed) for seed in self.seeds]).to(self._device)
         self._memory = self._taken(state.values)
@@ -95,8 +97,6 @@ class Stack:
         steps = rows.steps(self.optimizer)
         self._total_steps = steps * max_epochs
         self._steps = steps
-        absent = [self._merged.absent.get(name, [False] * len(runs)) for name in self._memory]
-        self._absent = torch.tensor(absent, device=self._device)
         self._shape = self._merged.graph
         self._last_step = 0
 
@@ -136,10 +136,8 @@ class Stack:
         parts = [self._gradients(batch, keys, part) for part in self._balancing.parts(batch)]
         with torch.no_grad():
             losses, task_losses, grads, buffers = parts[0] if len(parts) == 1 else join(parts)
-            norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads.values()]
-            # leaf by leaf, so that one which a run is without does not change how its others add up
-            squares = torch.stack(norms).masked_fill(self._absent, 0.0).square()
-            norm = squares.cumsum(0)[-1].sqrt()
+            self._merged.tie(grads)
+            norm = self._merged.norms(grads)
             clipped = (self._clip / (norm + 1e-6)).clamp(max=1.0)
             for grad in grads.values():
                 grad.mul_(clipped.view(-1, *[1] * (grad.ndim - 1)))

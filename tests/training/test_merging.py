@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from autometa.errors import ConfigError
-from autometa.networks.conditioning import CONDITIONING
 from autometa.tasks import TaskSuite
 from autometa.training.merging import Merged
 from autometa.training.population import Run, Trainer
@@ -31,20 +30,24 @@ from tests.small import double_precision, in_double, make_config
 CPU = torch.device("cpu")
 EPOCHS = 2
 LAYOUTS = ("aligned", "grouped")
-SHARED = [
-    {"sharing.kind": "hard", "sharing.split_at": split_at, "head": head}
-    for split_at in (0, 1, 2)
-    for head in ("multi_head", "single_head")
-]
-OTHERS = [
+PLACES = ("input", "every", "last", "head")
+SHARING = [
+    {"sharing.kind": "hard", "sharing.split_at": 1},
+    {"sharing.kind": "hard", "sharing.split_at": 2},
     {"sharing.kind": "tree", "sharing.partitions": "001/012"},
-    {"sharing.kind": "tree", "sharing.partitions": "001/001", "head": "single_head"},
+    {"sharing.kind": "tree", "sharing.partitions": "001/001"},
     {"sharing.kind": "mtan"},
-    {"sharing.kind": "mtan", "head": "single_head"},
     {"sharing.kind": "soft"},
     {"sharing.kind": "independent"},
 ]
-MERGING = ("equal", "uncertainty", "imtl_l", "geometric_mean")
+#: kind, place and head of what is trained together: all, but that `additive` has `concat`'s graph
+WAYS = [
+    ("none", "every", "multi_head"),
+    ("none", "every", "single_head"),
+    ("additive", "head", "multi_head"),
+    *itertools.product(("concat", "multiplicative"), PLACES, ("multi_head", "single_head")),
+]
+BALANCERS = ("equal", "uncertainty", "imtl_l", "geometric_mean")
 SLOTS = {"mean": "exp_avg", "square": "exp_avg_sq", "momentum": "momentum_buffer"}
 
 
@@ -64,19 +67,18 @@ def small_suite(layout: str) -> TaskSuite:
 
 
 def populations(layout: str, values: dict[str, Any]) -> list[list[Run]]:
-    """Every kind and place of conditioning that can be built, with `values`, by shape key.
+    """`WAYS` with `values`, as far as they can be built, by shape key.
 
     Rates and balancers differ from run to run.
     """
     problem = Trainer(small_suite(layout), 1, CPU).problem
     found: dict[str, list[Run]] = defaultdict(list)
-    ways = [("none", "every")]
-    ways += itertools.product(CONDITIONING[1:], ("input", "every", "last", "head"))
-    for k, (kind, at) in enumerate(ways):
+    for k, (kind, at, head) in enumerate(WAYS):
         own: dict[str, Any] = {f"optimizer.{name}": v for name, v in PER_RUN[k % 3].items()}
-        own |= {"backbone.dropout": DROPOUT[k % 3], "optimizer.batch_size": 10}
+        own |= {"backbone.dropout": DROPOUT[k % 3], "balancing.kind": BALANCERS[k % 4]}
+        own |= {"optimizer.batch_size": 10, "head": head}
         own |= {"conditioning.kind": kind, "conditioning.at": at}
-        config = make_config({**own, "balancing.kind": MERGING[k % 4], **values})
+        config = make_config({**own, **values})
         with suppress(ConfigError):  # one head that tells nothing apart
             check(config, problem)
             found[config.shape_key()].append(Run(config, seed=5 + 3 * k))
@@ -85,12 +87,15 @@ def populations(layout: str, values: dict[str, Any]) -> list[list[Run]]:
     return mixed
 
 
-CASES = [(layout, values) for layout in LAYOUTS for values in [*SHARED, *OTHERS]]
+CASES = [(layout, values) for layout in LAYOUTS for values in SHARING]
 CASES.append(("aligned", {"sharing.split_at": 1, "optimizer.kind": "sgd"}))
 CASES.append(("aligned", {"sharing.split_at": 1, "conditioning.embedding": "one_hot"}))
 every_case = pytest.mark.parametrize(
     ("layout", "values"), CASES, ids=["-".join([c[0], *map(str, c[1].values())]) for c in CASES]
 )
+
+SOME = [("aligned", SHARING[0]), ("grouped", SHARING[1]), ("aligned", SHARING[4])]
+some_cases = pytest.mark.parametrize(("layout", "values"), SOME, ids=["hard", "grouped", "mtan"])
 
 
 def own_leaves(run: Run, trainer: Trainer, row: Tensor) -> dict[str, Tensor]:
@@ -125,24 +130,45 @@ def test_merged_is_one_by_one(layout, values):
                 np.testing.assert_allclose(predicted[k], outputs, rtol=1e-6, atol=1e-7)
 
 
-@every_case
-def test_neighbours_of_other_kinds_change_no_bit(layout, values):
+@some_cases
+def test_neighbours_of_other_kinds_change_nothing(layout, values):
+    """No bit where torch adds up the same numbers in the same order."""
     trainer = Trainer(small_suite(layout), EPOCHS, CPU)
     for runs in populations(layout, values):
         results, state = trainer.train(runs, trainer.start(runs), EPOCHS)
         for k, run in enumerate(runs):
             twins = [run, Run(run.config, seed=99)]
             (expected, _), calm = trainer.train(twins, trainer.start(twins), EPOCHS)
-            assert torch.equal(state.select([k]).values, calm.values[:1])
-            assert results[k].value == expected.value
+            found = state.select([k]).values
+            if adds_up_alike(run, runs, layout):
+                assert torch.equal(found, calm.values[:1])
+                assert results[k].value == expected.value
+            else:
+                assert_close(found, calm.values[:1], rtol=1e-3, atol=1e-5)
+                assert results[k].value == pytest.approx(expected.value, abs=1e-4)
 
 
-@every_case
+def adds_up_alike(run: Run, runs: list[Run], layout: str) -> bool:
+    """Whether a run's gradients are summed in one order among `runs` and among its like."""
+    config: Any = run.config
+    if config.sharing.kind == "mtan":  # a block's output is read by three others
+        return False
+    if config.head == "single_head" and {r.config.head for r in runs} == {
+        "multi_head",
+        config.head,
+    }:
+        return False  # one head sums over the rows of all tasks
+    # FiLM acts after the norm: there the first block that is told the task is normalised once
+    film = config.conditioning.kind == "multiplicative" and layout == "aligned"
+    return not film or {r.config.conditioning.kind for r in runs} == {"multiplicative"}
+
+
+@some_cases
 def test_a_diverging_run_leaves_other_kinds_alone(layout, values):
     trainer = Trainer(small_suite(layout), EPOCHS, CPU)
     for runs in populations(layout, values):
         _, calm = trainer.train(runs, trainer.start(runs), EPOCHS)
-        for wild in range(len(runs)):
+        for wild in range(0, len(runs), 2):
             flat = {**runs[wild].config.flat(), "optimizer.lr": 1e30}
             mixed = [*runs[:wild], Run(make_config(flat), 1), *runs[wild + 1 :]]
             results, state = trainer.train(mixed, trainer.start(mixed), EPOCHS)
@@ -192,7 +218,7 @@ def test_join_and_select_keep_each_run_whole():
 def test_leaves_and_rows_are_inverse():
     trainer = Trainer(small_suite("aligned"), 1, CPU)
     runs = max(populations("aligned", {"sharing.split_at": 1}), key=len)
-    state, merged = trainer.start(runs), Merged(runs, trainer.problem)
+    state, merged = trainer.start(runs), Merged(runs, trainer.problem, CPU)
     leaves = merged.leaves(state.values)
     assert torch.equal(merged.rows(leaves), state.values)
     assert merged.absent
@@ -213,7 +239,9 @@ def test_what_is_not_merged():
     assert key(**pcgrad, **film, conditioning__at="head") != key(**pcgrad)
     assert key(balancing__kind="dwa") != key(balancing__kind="equal")
     assert key(balancing__kind="uncertainty") == key(balancing__kind="equal")
-    # another size of z, other sharing, another number of outputs a head
+    # another size of z, other sharing
     assert key(**film) != key(**film, conditioning__dim=3)
-    assert key(head="single_head", **film) != key(head="multi_head", **film)
+    # one head is merged with one a task, but not where nothing tells tasks apart
+    assert key(head="single_head", **film) == key(head="multi_head", **film)
+    assert key(head="single_head") != key(head="multi_head")
     assert key(sharing__split_at=0) != key(sharing__kind="independent")

@@ -304,7 +304,7 @@ def _memory(unit: WorkUnit, trainer: Trainer, runs: list[Run], budget: int) -> R
     if unit.memory is not None:
         return RunMemory(*unit.memory)
     try:
-        return trainer.memory(runs[0])
+        return trainer.memory(runs)
     except _TROUBLES as exc:
         return RunMemory(budget) if _is_out_of_memory(exc) else None
 

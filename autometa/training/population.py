@@ -161,7 +161,9 @@ class Trainer:
     def memory(self, runs: Sequence[Run]) -> RunMemory:
         """What each of these runs takes together, from one step and one scoring of the first."""
         with AllocationPeak() as watched:
-            stack, plan = self._first_epoch(runs[:1], runs[1:])  # an epoch's plan is kept until its end
+            stack, plan = self._first_epoch(
+                runs[:1], runs[1:]
+            )  # an epoch's plan is kept until its end
             stack.step(self._train.batch(plan, 0), 1)
             training = watched.peak
             del plan
@@ -188,9 +190,7 @@ class Trainer:
         rows, recordings = self._train, self._recordings
         return Stack(self.problem, rows, recordings, self.max_epochs, runs, state, others)
 
-    def _first_epoch(
-        self, runs: Sequence[Run], others: Sequence[Run] = ()
-    ) -> tuple[Stack, Any]:
+    def _first_epoch(self, runs: Sequence[Run], others: Sequence[Run] = ()) -> tuple[Stack, Any]:
         """Freshly initialised runs whose steps are not recorded, and the plan of their epoch.
 
         Args:

@@ -116,18 +116,21 @@ class Trainer:
         state: PopulationState,
         to_epoch: int,
         before_step: BeforeStep | None = None,
+        others: Sequence[Run] = (),
     ) -> tuple[list[RunResult], PopulationState]:
         """Train from `state.epoch` to `to_epoch` and score on the validation rows.
 
         Args:
             before_step: watches the training.
+            others: runs of the same shape key. They are not trained, but the runs are trained in
+                the network of all (`merging`), whose last bits may differ from those of theirs.
 
         Returns:
             A result for each run, and the state to go on from (`state` is used up).
         """
         started = time.perf_counter()
         state = state.to(self._device)
-        stack = self._stack(runs, state)
+        stack = self._stack(runs, state, others)
         losses, bad_epoch = stack.run(to_epoch, before_step)
         failed = {
             k: f"The training loss became infinite or undefined in epoch {epoch}."
@@ -171,9 +174,12 @@ class Trainer:
             self._score(stack, {})
         return RunMemory(training, watched.peak)
 
-    def step_seconds(self, runs: Sequence[Run], repeats: int = 2) -> float:
-        """Seconds of one step of a population of these runs (for the fusing probe)."""
-        stack, plan = self._first_epoch(runs)
+    def step_seconds(
+        self, runs: Sequence[Run], repeats: int = 2, others: Sequence[Run] = ()
+    ) -> float:
+        """Seconds of one step of a population of these runs (for the fusing probe); `others` as in
+        `train`."""
+        stack, plan = self._first_epoch(runs, others)
         batch = self._train.batch(plan, 0)
         times = []
         for number in range(repeats + 1):  # the first is warm-up

@@ -247,7 +247,7 @@ def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> li
 
 def _others(runs: list[Run], part: range) -> list[Run]:
     """The runs in whose network a part is trained, too: all, so that the size of the parts, which
-    the clock decides, does not change a bit. A run alone may round differently anyway."""
+    the clock decides, hardly matters to rounding. A run alone may round differently anyway."""
     return runs if len(part) > 1 else []
 
 

@@ -1,8 +1,8 @@
 """Base of all configurations: frozen pydantic models that refuse unknown keys.
 
 Every mechanism defines its own config beside its code. A field declared with `per_run` may
-differ between the runs of one population; every other field is part of the *shape key*, so two
-configs with equal shape keys build the same graph with the same tensor shapes.
+differ between the runs of one population; every other field is part of `shape`, so two
+configs with equal shapes build the same graph with the same tensor shapes.
 """
 
 from __future__ import annotations

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from autometa.balancing import BALANCING
+from autometa.balancing import BALANCING, Balancer, Either
 from autometa.config import Config, flatten, nest, parse, per_run
 from autometa.errors import ConfigError, nearest
 from autometa.learners import LEARNERS, Learner
 from autometa.networks import BACKBONES, ConditioningConfig, Parts, Problem
+from autometa.networks.conditioning import graph_of
 from autometa.sharing import SHARING, Sharing
 
 #: axis → its registry, for every axis whose choices are classes
@@ -129,9 +130,42 @@ class TrialConfig(Config):
         return out
 
     def shape_key(self) -> str:
+        """Equal for configs whose runs are trained as one population (`build_together`).
+
+        They build the same graph with the same shapes on one suite, or graphs that differ only in
+        what costs little: how z enters layers that each task's rows pass through apart in all of
+        them (`Sharing.apart_from`), whether there is one head or one a task, and balancers that
+        merge.
+        """
+        return _digest(self._merged())
+
+    def graph_key(self) -> str:
         """Equal for configs that build the same graph with the same shapes on one suite."""
-        text = json.dumps(self.shape(), sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(self.shape())
+
+    def _merged(self) -> dict[str, Any]:
+        """`shape` without what may differ within a population."""
+        shape, (sharing, balancing, adaptation) = self.shape(), _kinds(self)
+        if not LEARNERS[adaptation].merges:
+            return shape
+        balancer = BALANCING[balancing]
+        if balancer.merges():
+            shape["balancing"] = "merged"
+        backbone: Any = self.backbone
+        n_blocks = backbone.depth
+        apart = SHARING[sharing].apart_from(self.sharing, self.head, n_blocks)
+        if apart is not None and balancer.needs == "losses":
+            first = min([apart, *self.conditioning.places(n_blocks)])
+            shape["conditioning"] = {"first": first, **self.conditioning.representation()}
+            shape["head"] = "merged"
+        if shape["sharing"].get("split_at", 0) is None:
+            shape["sharing"]["split_at"] = n_blocks
+        return shape
+
+
+def _digest(shape: dict[str, Any]) -> str:
+    text = json.dumps(shape, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check(config: TrialConfig, problem: Problem) -> None:
@@ -175,14 +209,44 @@ def build(config: TrialConfig, problem: Problem) -> Learner:
     Raises:
         ConfigError: the network cannot be built for this problem.
     """
-    check(config, problem)
-    network = _network(config, problem)
-    _, balancing, adaptation = _kinds(config)
-    balancer = BALANCING[balancing](config.balancing)
+    return build_together([config], problem)
+
+
+def build_together(configs: Sequence[TrialConfig], problem: Problem) -> Learner:
+    """One learner for runs of one shape key: it has the leaves of each one's own (`own_leaf`).
+
+    It has a head for each task where one of them has. `training.merging` says how each run is what
+    it is alone. Runs with different balancers have a rate `balancer` (`Either`).
+
+    Raises:
+        ConfigError: a network cannot be built for this problem.
+    """
+    for config in configs:
+        check(config, problem)
+    first = configs[0]
+    ways: dict[str, Balancer] = {}
+    for config in sorted(configs, key=lambda config: _kinds(config)[1]):
+        kind = _kinds(config)[1]
+        ways[kind] = BALANCING[kind](config.balancing)
+    balancer = Either(ways) if len(ways) > 1 else next(iter(ways.values()))
+    conditionings = [config.conditioning for config in configs]
+    heads = {config.head for config in configs}
+    whole = first.model_copy(update={"head": "multi_head"}) if len(heads) > 1 else first
     # the abstract base leaves the constructor to each entry of its registry
-    return LEARNERS[adaptation](  # type: ignore[call-arg]
-        config.adaptation, problem, network, config.conditioning, balancer
+    return LEARNERS[_kinds(first)[2]](  # type: ignore[call-arg]
+        first.adaptation,
+        problem,
+        _network(whole, problem, conditionings),
+        next((one for one in conditionings if one.kind != "none"), first.conditioning),
+        balancer,
     )
+
+
+def own_leaf(config: TrialConfig, name: str, leaves: Mapping[str, Any]) -> str:
+    """The name of a run's leaf among those of a learner that was built for several."""
+    start, _, leaf = name.rpartition(".")
+    with_graph = f"{start}.{graph_of(config.conditioning.kind)}.{leaf}"
+    return with_graph if with_graph in leaves else name
 
 
 def _check_adaptation(config: TrialConfig, problem: Problem, n_blocks: int) -> None:
@@ -263,10 +327,19 @@ def _shares(
     return "shared" in _network(config, problem).roles().values()
 
 
-def _network(config: TrialConfig, problem: Problem) -> Sharing:
-    conditioning = config.conditioning
-    z_dim = conditioning.dim if conditioning.embedding == "learned" else problem.n_tasks
-    parts = Parts.assemble(problem, _backbone(config, problem), conditioning, config.head, z_dim)
+def _network(
+    config: TrialConfig, problem: Problem, conditionings: Sequence[ConditioningConfig] = ()
+) -> Sharing:
+    """The network of `config`, with those `conditionings` of all its population if given."""
+    representation = config.conditioning.representation()
+    z_dim = representation["dim"] if representation["embedding"] == "learned" else problem.n_tasks
+    parts = Parts.assemble(
+        problem,
+        _backbone(config, problem),
+        conditionings or [config.conditioning],
+        config.head,
+        z_dim,
+    )
     return SHARING[_kinds(config)[0]](config.sharing, parts)
 
 

@@ -215,7 +215,9 @@ def _arm(kind: str) -> Arm:
     return "independent" if kind == "independent" else "sharing"
 
 
-def _shape(values: Mapping[str, Any]) -> tuple[str, str]:
-    """What tells structures apart; `concat` and `additive` have one shape key."""
+def _shape(values: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What tells structures apart; `concat` and `additive` have one graph, and so have a tree and
+    hard sharing that are the same."""
     config = TrialConfig.from_flat(values)
-    return config.shape_key(), config.conditioning.kind
+    sharing: Any = config.sharing
+    return config.graph_key(), sharing.kind, config.conditioning.kind

@@ -156,10 +156,10 @@ def config(arm: str) -> TrialConfig:
 
 
 def populations() -> list[list[str]]:
-    """Arms by shape key: those of one network are trained as one population."""
+    """Arms by graph: those of one network are trained as one population."""
     found: dict[str, list[str]] = {}
     for arm in ARMS:
-        found.setdefault(config(arm).shape_key(), []).append(arm)
+        found.setdefault(config(arm).graph_key(), []).append(arm)
     return list(found.values())
 
 

@@ -13,6 +13,8 @@ from autometa.errors import SpaceError
 from autometa.networks import Problem
 from autometa.space import Space
 from autometa.space import check as space_check
+from autometa.space.space import Arm
+from autometa.trial import TrialConfig
 
 TABLE = Problem(
     layout="aligned",
@@ -39,6 +41,22 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     optuna_logger = optuna.logging.get_logger("optuna")
     monkeypatch.setattr(optuna_logger, "disabled", True)
     monkeypatch.setattr(optuna.storages._in_memory._logger, "disabled", True)
+
+
+@pytest.mark.parametrize(("name", "sharing"), [("hard", 21), ("sharing", 45)])
+def test_shape_keys_of_the_shipped_spaces(name: str, sharing: int) -> None:
+    """The fewer, the more trials are trained as one."""
+    two = Problem(
+        layout="aligned", feature_shape=(6,), kinds=("multiclass",) * 2, n_outputs=(10, 10)
+    )
+    bound = Space.load(name).bind(two)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    most: dict[Arm, int] = {"sharing": sharing, "independent": 3}
+    for arm, keys in most.items():
+        configs = [TrialConfig.from_flat(bound.suggest(study.ask(), arm)) for _ in range(600)]
+        found = {config.shape_key() for config in configs}
+        assert keys / 2 < len(found) <= keys
+        assert len({config.graph_key() for config in configs}) > len(found)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from autometa.balancing.gradients import (
 from autometa.balancing.gradnorm import GradNorm
 from autometa.balancing.losses import (
     Dwa,
+    Either,
     Equal,
     EqualConfig,
     Famo,
@@ -57,6 +58,7 @@ BALANCING: dict[str, type[Balancer]] = {
 __all__ = [
     "BALANCING",
     "Balancer",
+    "Either",
     "Equal",
     "EqualConfig",
     "GradientBalancer",

@@ -86,6 +86,12 @@ class Balancer(ABC):
         """Whether `combine` is all there is to it."""
         return cls.needs == "losses" and cls.state is Balancer.state
 
+    @classmethod
+    def merges(cls) -> bool:
+        """Whether runs with it are trained as one with those that have another for which this
+        holds: `combine` is all there is to it, and it has no number of its own."""
+        return cls.is_stateless() and not cls.draws and set(cls.Config.model_fields) == {"kind"}
+
     def init(self, n_tasks: int) -> Params:
         """Parameters of the balancer, trained with the network: one entry a task."""
         return {}

@@ -9,6 +9,7 @@ labels neither pulls on the network nor on its own weight.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -208,6 +209,47 @@ class Stch(Balancer):
         smooth = torch.where(present, losses / mu, torch.finfo(losses.dtype).min).logsumexp(0)
         n = present.sum().clamp(min=1).to(losses.dtype)
         return torch.where(present.any(), mu * (smooth - n.log()), 0.0)
+
+
+class Either(Balancer):
+    """For runs of one population whose balancers differ: each run's is the one that its rate
+    `balancer` names, by its place among `ways`.
+
+    A run has zeros for the parameters of the others, which stay as they are.
+
+    Args:
+        ways: kind → balancer, all of which merge; their parameters have different names.
+    """
+
+    Config = EqualConfig
+
+    def __init__(self, ways: Mapping[str, Balancer]) -> None:
+        super().__init__(EqualConfig())
+        self._kinds = tuple(ways)
+        self._ways = tuple(ways.values())
+
+    def place(self, kind: str) -> float:
+        """The rate `balancer` of a run with this one."""
+        return float(self._kinds.index(kind))
+
+    def init(self, n_tasks: int) -> Params:
+        return {name: leaf for way in self._ways for name, leaf in way.init(n_tasks).items()}
+
+    def combine(
+        self,
+        params: Params,
+        losses: Tensor,
+        present: Tensor,
+        tasks: Tensor,
+        step: Step | None = None,
+    ) -> Tensor:
+        chosen = None if step is None else step.rate("balancer")
+        if chosen is None:
+            raise ValueError("Runs whose balancers differ are told apart by the rate `balancer`.")
+        found, *others = [w.combine(params, losses, present, tasks, step) for w in self._ways]
+        for number, other in enumerate(others, 1):
+            found = torch.where(chosen == number, other, found)
+        return found
 
 
 class DWAConfig(Config):

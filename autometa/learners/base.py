@@ -68,6 +68,8 @@ class Learner(ABC):
     #: `balancing.…`) and gives `combine` that state with the balancer's parameters; a learner that
     #: does not takes stateless balancers only
     balances: ClassVar[bool] = False
+    #: runs that differ in conditioning or balancing may be trained as one
+    merges: ClassVar[bool] = False
     #: what the trainer asks to balance gradients and to renew the state
     balancer: Balancer = Equal(EqualConfig())
 

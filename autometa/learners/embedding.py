@@ -47,7 +47,7 @@ def shared_network(
     """
     problem = network.parts.problem.model_copy(update={"layout": layout})
     parts = Parts.assemble(
-        problem, network.parts.backbone, conditioning, "single_head", conditioning.dim, outputs
+        problem, network.parts.backbone, [conditioning], "single_head", conditioning.dim, outputs
     )
     return Hard(HardConfig(), parts)
 

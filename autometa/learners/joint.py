@@ -27,6 +27,7 @@ class Joint(Learner):
 
     Config = JointConfig
     balances = True
+    merges = True
 
     def __init__(
         self,

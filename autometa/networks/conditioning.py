@@ -14,6 +14,7 @@ replication.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,10 +44,12 @@ class ConditioningConfig(Config):
     def shape(self) -> dict[str, Any]:
         if self.kind == "none":
             return {"kind": "none"}
-        dumped = super().shape()
-        if self.kind == "concat":
-            dumped["kind"] = "additive"
-        return dumped
+        return {**super().shape(), "kind": graph_of(self.kind)}
+
+    def representation(self) -> dict[str, Any]:
+        """What z is; without conditioning it may be anything, so it counts as the default."""
+        said = ConditioningConfig() if self.kind == "none" else self
+        return {"embedding": said.embedding, "dim": said.dim}
 
     def places(self, n_blocks: int) -> tuple[int, ...]:
         """Block numbers at which z enters; `n_blocks` stands for the head."""
@@ -62,30 +65,54 @@ class ConditioningConfig(Config):
 
 
 class Conditioner:
-    """The parameters with which z enters one block (or head) with `channels` outputs."""
+    """The parameters with which z enters one block (or head) with `channels` outputs.
 
-    def __init__(self, kind: str, fan_in: int, channels: int, z_dim: int) -> None:
-        self._kind = kind
+    Args:
+        kinds: of conditioning, of different graphs. More than one where the runs of a population
+            differ in it: each then has leaves under the name of its graph, and a run has zeros for
+            those that are not its own, which change nothing.
+    """
+
+    def __init__(self, kinds: Sequence[str], fan_in: int, channels: int, z_dim: int) -> None:
         self._fan_in = fan_in
-        self._rows = 2 * channels if kind == "multiplicative" else channels
+        self._channels = channels
         self._z_dim = z_dim
+        names = [f"{graph_of(kind)}.weight" for kind in kinds]
+        self._ways = dict(zip(names if len(names) > 1 else ["weight"], kinds, strict=True))
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
-        if self._kind == "concat":
-            return self.draw(generator)
-        return {"weight": torch.zeros(self._rows, self._z_dim)}
+        return {
+            name: self._draw(kind, generator)
+            if kind == "concat"
+            else torch.zeros(self._rows(kind), self._z_dim)
+            for name, kind in self._ways.items()
+        }
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """A start at which z has an effect: where z is 0, V = 0 would leave both without gradient.
 
         Drawn as a linear layer's weights would be: V and W as one matrix, or V₁ and V₂ alone.
         """
-        fan_in = self._z_dim + (0 if self._kind == "multiplicative" else self._fan_in)
-        return {"weight": fan_in_uniform((self._rows, self._z_dim), fan_in, generator)}
+        return {name: self._draw(kind, generator) for name, kind in self._ways.items()}
 
     def modulation(self, params: dict[str, Tensor], z: Float[Tensor, " z"]) -> Modulation:
-        out = F.linear(z, params["weight"])
-        if self._kind == "multiplicative":
-            scale, offset = out.chunk(2, dim=-1)
-            return Modulation(scale=scale, offset=offset)
-        return Modulation(shift=out)
+        entries: dict[str, Tensor] = {}
+        for name, kind in self._ways.items():
+            out = F.linear(z, params[name])
+            if kind == "multiplicative":
+                entries["scale"], entries["offset"] = out.chunk(2, dim=-1)
+            else:
+                entries["shift"] = out
+        return Modulation(**entries)
+
+    def _draw(self, kind: str, generator: torch.Generator) -> Tensor:
+        fan_in = self._z_dim + (0 if kind == "multiplicative" else self._fan_in)
+        return fan_in_uniform((self._rows(kind), self._z_dim), fan_in, generator)
+
+    def _rows(self, kind: str) -> int:
+        return 2 * self._channels if kind == "multiplicative" else self._channels
+
+
+def graph_of(kind: str) -> str:
+    """The kind of conditioning with the same graph: `additive` for `concat`."""
+    return "additive" if kind == "concat" else kind

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from autometa.networks.conditioning import Conditioner, ConditioningConfig
+from autometa.networks.conditioning import Conditioner, ConditioningConfig, graph_of
 from autometa.networks.head import Head
 from autometa.networks.layers import Modulation
 from autometa.networks.problem import Problem
@@ -74,19 +75,28 @@ class Parts:
         cls,
         problem: Problem,
         backbone: Backbone,
-        conditioning: ConditioningConfig,
+        conditionings: Sequence[ConditioningConfig],
         head: Literal["multi_head", "single_head"],
         z_dim: int,
         n_outputs: int | None = None,
     ) -> Parts:
-        """The parts; heads have `problem.width` outputs if not given."""
+        """The parts.
+
+        Args:
+            conditionings: of the runs of a population; one where there is one run.
+            n_outputs: of a head; `problem.width` if not given.
+        """
         blocks = backbone.blocks
         out = Head(backbone.out_features, n_outputs or problem.width)
         fan_ins = [block.fan_in for block in blocks] + [backbone.out_features]
         channels = [block.channels for block in blocks] + [out.channels]
+        kinds: dict[int, dict[str, str]] = {}  # place → graph → kind
+        for one in conditionings:
+            for place in one.places(len(blocks)):
+                kinds.setdefault(place, {})[graph_of(one.kind)] = one.kind
         conditioners = {
-            place: Conditioner(conditioning.kind, fan_ins[place], channels[place], z_dim)
-            for place in conditioning.places(len(blocks))
+            place: Conditioner([*ways.values()], fan_ins[place], channels[place], z_dim)
+            for place, ways in sorted(kinds.items())
         }
         return cls(problem, backbone, out, head == "multi_head", conditioners)
 

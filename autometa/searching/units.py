@@ -228,7 +228,7 @@ def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> li
     for epoch in epochs:
         if epoch <= state.epoch:
             continue
-        results, state = trainer.train(some, state, epoch)
+        results, state = trainer.train(some, state, epoch, others=_others(runs, part))
         for step, result in zip(steps, results, strict=True):
             step.append(_first_failure(step, result))
     for step in steps:
@@ -243,6 +243,12 @@ def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> li
         for step, cost in zip(steps, found, strict=True):
             step[-1] = dataclasses.replace(step[-1], cost=cost)
     return steps
+
+
+def _others(runs: list[Run], part: range) -> list[Run]:
+    """The runs in whose network a part is trained, too: all, so that the size of the parts, which
+    the clock decides, hardly matters to rounding. A run alone may round differently anyway."""
+    return runs if len(part) > 1 else []
 
 
 def _first_failure(before: list[RunResult], result: RunResult) -> RunResult:
@@ -294,7 +300,7 @@ def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> Po
     paths = [unit.checkpoint(unit.names[k], unit.from_epoch) for k in part]
     if all(path.exists() for path in paths):
         return PopulationState.join([load_run(path) for path in paths])
-    return trainer.train(some, trainer.start(some), unit.from_epoch)[1]
+    return trainer.train(some, trainer.start(some), unit.from_epoch, others=_others(runs, part))[1]
 
 
 def _memory(unit: WorkUnit, trainer: Trainer, runs: list[Run], budget: int) -> RunMemory | None:
@@ -304,7 +310,7 @@ def _memory(unit: WorkUnit, trainer: Trainer, runs: list[Run], budget: int) -> R
     if unit.memory is not None:
         return RunMemory(*unit.memory)
     try:
-        return trainer.memory(runs[0])
+        return trainer.memory(runs)
     except _TROUBLES as exc:
         return RunMemory(budget) if _is_out_of_memory(exc) else None
 
@@ -331,7 +337,7 @@ def _probe(trainer: Trainer, runs: list[Run]) -> int:
     best, best_time = min(sizes), math.inf
     for chunk in sorted(sizes, reverse=True):
         try:
-            seconds = trainer.step_seconds(runs[:chunk]) / chunk
+            seconds = trainer.step_seconds(runs[:chunk], others=runs) / chunk
         except _TROUBLES as exc:
             if not _is_out_of_memory(exc):
                 return len(runs)  # training says which run has it

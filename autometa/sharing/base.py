@@ -53,6 +53,16 @@ class Sharing(ABC):
         """Whether what enters the head differs between tasks, without conditioning."""
         return True
 
+    @classmethod
+    def apart_from(cls, config: Any, head: str, n_blocks: int) -> int | None:
+        """The first layer (`n_blocks`: the head) whose output differs between tasks, without
+        conditioning; `n_blocks` + 1 if there is none.
+
+        From there on each task's rows are computed apart anyway, so conditioning costs little, and
+        runs that differ in it alone are trained as one. None where they cannot be.
+        """
+        return None
+
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         """Draw parameters and buffers of ONE model."""

@@ -56,6 +56,11 @@ class Hard(Sharing):
     def tells_apart(cls, config: Any, problem: Problem, n_blocks: int) -> bool:
         return config.split_at not in (None, n_blocks)
 
+    @classmethod
+    def apart_from(cls, config: Any, head: str, n_blocks: int) -> int | None:
+        own = n_blocks + (head == "single_head")
+        return own if config.split_at is None else min(config.split_at, own)
+
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         params: Params = {}
         for name, layer, per_task in self._layers():

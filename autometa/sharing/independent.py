@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ class Independent(Sharing):
         super().__init__(config, parts)
         #: the networks, as hard sharing of nothing
         self.towers = Hard(HardConfig(split_at=0), dataclasses.replace(parts, head_per_task=True))
+
+    @classmethod
+    def apart_from(cls, config: Any, head: str, n_blocks: int) -> int | None:
+        return 0
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         return self.towers.init(generator)

@@ -74,6 +74,10 @@ class MTAN(Sharing):
             self._outer.append(_Linear(own, own, sides[0]))
             self._link.append(_Linear(before, own, sides[1]) if number else None)
 
+    @classmethod
+    def apart_from(cls, config: Any, head: str, n_blocks: int) -> int | None:
+        return n_blocks  # heads read what the masks leave; the trunk is one for all
+
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         params, buffers = self._trunk.init(generator)
         for name, layer, per_task in self._attention():

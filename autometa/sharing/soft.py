@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,10 @@ class Soft(Sharing):
     def __init__(self, config: SoftConfig, parts: Parts) -> None:
         super().__init__(config, parts)
         self._towers = Hard(HardConfig(split_at=0), parts)
+
+    @classmethod
+    def apart_from(cls, config: Any, head: str, n_blocks: int) -> int | None:
+        return 0
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         params, buffers = self._towers.init(generator)

@@ -20,6 +20,7 @@ from autometa.errors import ConfigError
 from autometa.networks import Parts, Problem, Step
 from autometa.networks.layers import Modulation, dropout
 from autometa.sharing.base import Params, Role, Sharing, per_task_apply, stack_init, subset
+from autometa.sharing.hard import HardConfig
 
 Partition = tuple[int, ...]
 
@@ -100,9 +101,17 @@ class TreeConfig(Config):
     partitions: Annotated[str | None, BeforeValidator(_canonical)] = None
 
     def shape(self) -> dict[str, Any]:
-        """Trees with equal numbers of groups differ in index tensors alone."""
-        groups = [max(part) + 1 for part in _partitions(self.partitions)]
-        return {"kind": self.kind, "groups": groups if self.partitions else None}
+        """Trees with equal numbers of groups differ in index tensors alone.
+
+        Where all tasks are in one group and then each is alone, the tree is hard sharing, leaf by
+        leaf, and has its shape.
+        """
+        tree = _partitions(self.partitions)
+        groups = [max(part) + 1 for part in tree]
+        shared = groups.count(1)
+        if all(n == len(tree[0]) for n in groups[shared:]):
+            return HardConfig(split_at=shared if tree else None).shape()
+        return {"kind": self.kind, "groups": groups}
 
 
 class Tree(Sharing):
@@ -129,6 +138,12 @@ class Tree(Sharing):
     def tells_apart(cls, config: Any, problem: Problem, n_blocks: int) -> bool:
         tree = _partitions(config.partitions)
         return bool(tree) and max(tree[-1]) + 1 == problem.n_tasks
+
+    @classmethod
+    def apart_from(cls, config: Any, head: str, n_blocks: int) -> int | None:
+        tree = _partitions(config.partitions)
+        alone = [number for number, part in enumerate(tree) if 1 < max(part) + 1 == len(part)]
+        return min([n_blocks + (head == "single_head"), *alone])
 
     @classmethod
     def check(cls, config: Any, problem: Problem, n_blocks: int) -> None:

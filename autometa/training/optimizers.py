@@ -51,12 +51,24 @@ class Optimizer(ABC):
     Args:
         values: leaf → [run, …], contiguous; changed in place.
         state: a mapping like `values` for each of `slots`; changed in place.
+        absent: leaf → [run], whether a run is without it, of leaves that not all runs have. What is
+            absent is left as it is.
     """
 
     slots: ClassVar[tuple[str, ...]]
 
-    def __init__(self, values: Params, state: Mapping[str, Params]) -> None:
-        self._order = {part: [n for n in values if segment(n) == part] for part in range(3)}
+    def __init__(
+        self,
+        values: Params,
+        state: Mapping[str, Params],
+        absent: Mapping[str, Sequence[bool]] | None = None,
+    ) -> None:
+        absent = absent or {}
+        parts = [[n for n in values if segment(n) == part] for part in range(3)]
+        self._order = [
+            [[n for n in part if n not in absent or not absent[n][k]] for part in parts]
+            for k in range(len(next(iter(values.values()))))
+        ]
         self._values = self._by_run(values)
         self._state = [self._by_run(state[slot]) for slot in self.slots]
 
@@ -73,7 +85,7 @@ class Optimizer(ABC):
             plain = replace(run, weight_decay=0.0)
             how = {DECAYED: run, PLAIN: plain, MIXING: replace(plain, lr=run.lr * run.mixing)}
             for part, own in how.items():
-                if self._order[part]:
+                if self._order[k][part]:
                     state = [slot[k][part] for slot in self._state]
                     self.update(self._values[k][part], of_runs[k][part], state, own, number)
 
@@ -97,8 +109,8 @@ class Optimizer(ABC):
         """Views of each run's leaves [run][segment][leaf]."""
         runs = {name: leaf.unbind() for name, leaf in leaves.items()}
         return [
-            [[runs[name][k] for name in self._order[part]] for part in range(3)]
-            for k in range(len(next(iter(leaves.values()))))
+            [[runs[name][k] for name in part] for part in order]
+            for k, order in enumerate(self._order)
         ]
 
 

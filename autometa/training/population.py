@@ -30,7 +30,7 @@ from autometa.training.scoring import (
     task_specs,
 )
 from autometa.training.stack import BeforeStep, Stack
-from autometa.training.state import Layout, PopulationState, Run
+from autometa.training.state import Layout, PopulationState, Run, stack_rows
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Trainer:
         """
         # each from its own config: runs of one shape key may start differently (`concat`)
         drawn = [draw(run.config, self.problem, run.seed, self._initial) for run in runs]
-        layout = Layout(drawn[0][0])
-        values = torch.stack([layout.pack(params) for params, _ in drawn]).to(self._device)
+        rows = [Layout(params).pack(params) for params, _ in drawn]
+        values = stack_rows([row[None] for row in rows]).to(self._device)
         kind = OPTIMIZERS[runs[0].config.optimizer.kind]
         return PopulationState(
             values,
@@ -107,6 +107,7 @@ class Trainer:
                 name: torch.stack([buffers[name] for _, buffers in drawn]).to(self._device)
                 for name in drawn[0][1]
             },
+            sizes=tuple(map(len, rows)),
         )
 
     def train(
@@ -115,18 +116,21 @@ class Trainer:
         state: PopulationState,
         to_epoch: int,
         before_step: BeforeStep | None = None,
+        others: Sequence[Run] = (),
     ) -> tuple[list[RunResult], PopulationState]:
         """Train from `state.epoch` to `to_epoch` and score on the validation rows.
 
         Args:
             before_step: watches the training.
+            others: runs of the same shape key. They are not trained, but the runs are trained in
+                the network of all (`merging`), whose last bits may differ from those of theirs.
 
         Returns:
             A result for each run, and the state to go on from (`state` is used up).
         """
         started = time.perf_counter()
         state = state.to(self._device)
-        stack = self._stack(runs, state)
+        stack = self._stack(runs, state, others)
         losses, bad_epoch = stack.run(to_epoch, before_step)
         failed = {
             k: f"The training loss became infinite or undefined in epoch {epoch}."
@@ -157,10 +161,12 @@ class Trainer:
         """Outputs for the query rows of episodes [run, episode, row, output], after adapting."""
         return predict_episodes(self._stack(runs, state.to(self._device)).models(), episodes)
 
-    def memory(self, run: Run) -> RunMemory:
-        """What a run of this shape takes, from one step and one scoring of it."""
+    def memory(self, runs: Sequence[Run]) -> RunMemory:
+        """What each of these runs takes together, from one step and one scoring of the first."""
         with AllocationPeak() as watched:
-            stack, plan = self._first_epoch([run])  # an epoch's plan is kept until its end
+            stack, plan = self._first_epoch(
+                runs[:1], runs[1:]
+            )  # an epoch's plan is kept until its end
             stack.step(self._train.batch(plan, 0), 1)
             training = watched.peak
             del plan
@@ -168,9 +174,12 @@ class Trainer:
             self._score(stack, {})
         return RunMemory(training, watched.peak)
 
-    def step_seconds(self, runs: Sequence[Run], repeats: int = 2) -> float:
-        """Seconds of one step of a population of these runs (for the fusing probe)."""
-        stack, plan = self._first_epoch(runs)
+    def step_seconds(
+        self, runs: Sequence[Run], repeats: int = 2, others: Sequence[Run] = ()
+    ) -> float:
+        """Seconds of one step of a population of these runs (for the fusing probe); `others` as in
+        `train`."""
+        stack, plan = self._first_epoch(runs, others)
         batch = self._train.batch(plan, 0)
         times = []
         for number in range(repeats + 1):  # the first is warm-up
@@ -181,12 +190,19 @@ class Trainer:
             times.append(time.perf_counter() - began)
         return min(times[1:])
 
-    def _stack(self, runs: Sequence[Run], state: PopulationState) -> Stack:
-        return Stack(self.problem, self._train, self._recordings, self.max_epochs, runs, state)
+    def _stack(
+        self, runs: Sequence[Run], state: PopulationState, others: Sequence[Run] = ()
+    ) -> Stack:
+        rows, recordings = self._train, self._recordings
+        return Stack(self.problem, rows, recordings, self.max_epochs, runs, state, others)
 
-    def _first_epoch(self, runs: Sequence[Run]) -> tuple[Stack, Any]:
-        """Freshly initialised runs whose steps are not recorded, and the plan of their epoch."""
-        stack = self._stack(runs, self.start(runs))
+    def _first_epoch(self, runs: Sequence[Run], others: Sequence[Run] = ()) -> tuple[Stack, Any]:
+        """Freshly initialised runs whose steps are not recorded, and the plan of their epoch.
+
+        Args:
+            others: runs whose network is theirs, too.
+        """
+        stack = self._stack(runs, self.start(runs), others)
         stack._last_step = -(10**9)
         return stack, self._train.epoch(stack.optimizer, stack.seeds, 0)
 

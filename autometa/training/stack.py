@@ -25,11 +25,11 @@ from autometa.training.balancing import Balancing, some_runs
 from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
 from autometa.training.gradients import Gradients, join
+from autometa.training.merging import Merged
 from autometa.training.optimizers import OPTIMIZERS, Optimizer, Rates
 from autometa.training.replay import Recordings
 from autometa.training.scoring import Models
-from autometa.training.state import Layout, PopulationState, Run
-from autometa.trial import build
+from autometa.training.state import PopulationState, Run
 
 BeforeStep = Callable[[PopulationState, Sequence[Rates]], None]
 """Called with the state and the rates of the step that comes next; must leave both as they are."""
@@ -62,6 +62,7 @@ class Stack:
         rows: what its steps are made of.
         recordings: those of the process.
         max_epochs: the length that schedules span.
+        others: runs whose network is to be theirs, too.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Stack:
         max_epochs: int,
         runs: Sequence[Run],
         state: PopulationState,
+        others: Sequence[Run] = (),
     ) -> None:
         config = runs[0].config
         self.runs = runs
@@ -81,8 +83,8 @@ class Stack:
         self._train = rows
         self._recordings = recordings
         self._device = state.values.device
-        self._learner: Learner = build(config, problem)
-        self._layout = Layout(self._learner.init(torch.Generator().manual_seed(0))[0])
+        self._merged = Merged(runs, problem, self._device, others)
+        self._learner: Learner = self._merged.learner
         self._keys = torch.stack([new_key(seed) for seed in self.seeds]).to(self._device)
         self._memory = self._taken(state.values)
         self._slots = {slot: self._taken(rows) for slot, rows in state.slots.items()}
@@ -95,7 +97,7 @@ class Stack:
         steps = rows.steps(self.optimizer)
         self._total_steps = steps * max_epochs
         self._steps = steps
-        self._shape = config.shape_key()
+        self._shape = self._merged.graph
         self._last_step = 0
 
     def run(
@@ -134,8 +136,8 @@ class Stack:
         parts = [self._gradients(batch, keys, part) for part in self._balancing.parts(batch)]
         with torch.no_grad():
             losses, task_losses, grads, buffers = parts[0] if len(parts) == 1 else join(parts)
-            norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads.values()]
-            norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+            self._merged.tie(grads)
+            norm = self._merged.norms(grads)
             clipped = (self._clip / (norm + 1e-6)).clamp(max=1.0)
             for grad in grads.values():
                 grad.mul_(clipped.view(-1, *[1] * (grad.ndim - 1)))
@@ -211,11 +213,11 @@ class Stack:
 
     @cached_property
     def _update(self) -> Optimizer:
-        return OPTIMIZERS[self.optimizer.kind](self._memory, self._slots)
+        return OPTIMIZERS[self.optimizer.kind](self._memory, self._slots, self._merged.absent)
 
     def _taken(self, rows: Tensor) -> Params:
         """Leaves of rows [run, P], each [run, …] in memory of its own, as the optimizer has it."""
-        leaves = self._layout.unpack(rows)
+        leaves = self._merged.leaves(rows)
         return {name: _turned(name, leaf).contiguous() for name, leaf in leaves.items()}
 
     def _put_back(self) -> None:
@@ -224,7 +226,7 @@ class Stack:
         self.state.slots = {slot: self._rows(leaves) for slot, leaves in self._slots.items()}
 
     def _rows(self, leaves: Params) -> Tensor:
-        return self._layout.pack({name: _turned(name, leaf) for name, leaf in leaves.items()})
+        return self._merged.rows({name: _turned(name, leaf) for name, leaf in leaves.items()})
 
     def _losses(
         self,
@@ -268,4 +270,5 @@ class Stack:
     def _run_rates(self) -> dict[str, Tensor]:
         rates = [run.config.rates() for run in self.runs]
         names = [n for n in rates[0] if n != "dropout" or any(r["dropout"] for r in rates)]
-        return {name: torch.tensor([r[name] for r in rates], device=self._device) for name in names}
+        found = {name: [r[name] for r in rates] for name in names} | self._merged.rates
+        return {name: torch.tensor(own, device=self._device) for name, own in found.items()}

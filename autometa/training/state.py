@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,12 +38,14 @@ class Layout:
 
     Attributes:
         shapes: leaf → shape, in the order of the row.
+        size: P.
     """
 
     def __init__(self, leaves: Params) -> None:
         names = sorted(leaves, key=segment)
         self.shapes = {name: tuple(leaves[name].shape) for name in names}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.size = sum(self._sizes)
 
     def pack(self, leaves: Params) -> Tensor:
         """Stacked leaves [run, …] (or leaves of one model) to rows [run, P] (or [P])."""
@@ -66,10 +69,12 @@ class PopulationState:
     """K runs of one shape key at the same epoch.
 
     Attributes:
-        values: parameters [run, P].
+        values: parameters [run, P]: a row has those of the run's own network in its own `Layout`,
+            and zeros up to the longest of the population.
         slots: optimizer state by name, each [run, P].
         buffers: non-trained state by leaf, each [run, …].
         epoch, step: completed epochs and optimizer steps.
+        sizes: how many parameters each run has; P if not given.
     """
 
     values: Tensor
@@ -77,6 +82,10 @@ class PopulationState:
     buffers: Params
     epoch: int = 0
     step: int = 0
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.sizes = self.sizes or (self.values.shape[1],) * len(self.values)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -84,12 +93,15 @@ class PopulationState:
     def select(self, index: Sequence[int]) -> PopulationState:
         """The runs at these positions, copied."""
         at = torch.tensor(list(index), dtype=torch.int64, device=self.values.device)
+        sizes = tuple(self.sizes[k] for k in index)
+        longest = max(sizes, default=0)
         return PopulationState(
-            self.values[at],
-            {name: slot[at] for name, slot in self.slots.items()},
+            self.values[at, :longest],
+            {name: slot[at, :longest] for name, slot in self.slots.items()},
             {name: buffer[at] for name, buffer in self.buffers.items()},
             self.epoch,
             self.step,
+            sizes,
         )
 
     @staticmethod
@@ -99,11 +111,12 @@ class PopulationState:
         if any((s.epoch, s.step) != (first.epoch, first.step) for s in states):
             raise ValueError("Populations to join should be at the same epoch and step.")
         return PopulationState(
-            torch.cat([s.values for s in states]),
-            {name: torch.cat([s.slots[name] for s in states]) for name in first.slots},
+            stack_rows([s.values for s in states]),
+            {name: stack_rows([s.slots[name] for s in states]) for name in first.slots},
             {name: torch.cat([s.buffers[name] for s in states]) for name in first.buffers},
             first.epoch,
             first.step,
+            tuple(size for s in states for size in s.sizes),
         )
 
     def to(self, device: torch.device) -> PopulationState:
@@ -113,7 +126,14 @@ class PopulationState:
             {name: buffer.to(device) for name, buffer in self.buffers.items()},
             self.epoch,
             self.step,
+            self.sizes,
         )
+
+
+def stack_rows(rows: Sequence[Tensor]) -> Tensor:
+    """Rows [run, number] of several populations under each other, with zeros up to the longest."""
+    longest = max(some.shape[1] for some in rows)
+    return torch.cat([F.pad(some, (0, longest - some.shape[1])) for some in rows])
 
 
 def save_run(state: PopulationState, position: int, run: Run, path: Path) -> None:
@@ -122,9 +142,10 @@ def save_run(state: PopulationState, position: int, run: Run, path: Path) -> Non
     Raises:
         InfrastructureError: the disk refuses it.
     """
-    tensors = {"values": state.values[position]}
-    tensors.update({f"slots.{n}": s[position] for n, s in state.slots.items()})
-    tensors.update({f"buffers.{n}": b[position] for n, b in state.buffers.items()})
+    own = state.select([position])
+    tensors = {"values": own.values[0]}
+    tensors.update({f"slots.{n}": s[0] for n, s in own.slots.items()})
+    tensors.update({f"buffers.{n}": b[0] for n, b in own.buffers.items()})
     metadata = {
         "epoch": str(state.epoch),
         "step": str(state.step),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.searching.support import small_suite
 CONFIG = TrialConfig.from_flat(
     {"backbone.width": 8, "backbone.depth": 2, "optimizer.batch_size": 16}
 ).flat()
+#: in turn
+BALANCERS = ("equal", "uncertainty") * 3
 #: of a network for which memory is never short
 TINY = (1, 1)
 
@@ -181,10 +184,29 @@ def test_the_probe_picks_a_chunk_and_does_not_change_results(
     )
     fused = run_unit(wide)
     assert fused.chunk is None  # it was told, so there is no verdict
-    monkeypatch.setattr(units.Trainer, "step_seconds", lambda self, runs: float(len(runs)) ** 2)
+    monkeypatch.setattr(
+        units.Trainer, "step_seconds", lambda self, runs, others: float(len(runs)) ** 2
+    )
     probed = run_unit(dataclasses.replace(wide, chunk=None))
     assert probed.chunk == 2
     assert without_times(probed) == without_times(fused)
+
+
+def test_how_runs_of_several_kinds_are_split_changes_rounding_alone(unit: WorkUnit) -> None:
+    ways = itertools.product(("concat", "multiplicative"), ("input", "every"))
+    told = [{"conditioning.kind": kind, "conditioning.at": at} for kind, at in ways]
+    balanced = [{**told[k % 4], "balancing.kind": b} for k, b in enumerate(BALANCERS)]
+    wide = dataclasses.replace(
+        wide_unit(unit, 6), configs=tuple({**CONFIG, **own} for own in balanced)
+    )
+    shapes = [TrialConfig.from_flat(config) for config in wide.configs]
+    assert len({shape.shape_key() for shape in shapes}) == 1
+    assert len({shape.graph_key() for shape in shapes}) == 4
+    whole, pairs = (run_unit(dataclasses.replace(wide, chunk=chunk)) for chunk in (6, 2))
+    for one, other in zip(pairs.results, whole.results, strict=True):
+        assert one.reason is None
+        assert one.value == pytest.approx(other.value, abs=1e-5)
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
 
 
 def wide_unit(unit: WorkUnit, n: int, config: dict[str, object] = CONFIG) -> WorkUnit:
@@ -252,14 +274,16 @@ def test_a_stack_is_cut_where_memory_is_short(
     a_run = max(whole.memory)
     train, sizes = units.Trainer.train, []
 
-    def watched(self: units.Trainer, runs: list[units.Run], *more: object) -> object:
+    def watched(
+        self: units.Trainer, runs: list[units.Run], *more: object, **named: object
+    ) -> object:
         sizes.append(len(runs))
-        return train(self, runs, *more)
+        return train(self, runs, *more, **named)
 
     monkeypatch.setattr(units.Trainer, "train", watched)
     probed: list[int] = []
     monkeypatch.setattr(
-        units.Trainer, "step_seconds", lambda self, runs: probed.append(len(runs)) or 1.0
+        units.Trainer, "step_seconds", lambda self, runs, others: probed.append(len(runs)) or 1.0
     )
     # 80% of half of the machine's memory is planned with
     monkeypatch.setattr("autometa.training.memory.free_bytes", lambda device: int(10.1 * a_run))
@@ -283,7 +307,7 @@ def test_a_stack_is_cut_where_memory_is_short(
 def test_a_probe_without_memory_takes_the_smaller_stack(
     unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seconds(self: units.Trainer, runs: list[units.Run]) -> float:
+    def seconds(self: units.Trainer, runs: list[units.Run], others: list[units.Run]) -> float:
         if len(runs) > 2:
             raise MemoryError
         return 1.0
@@ -317,7 +341,9 @@ def test_convolutions_may_be_stepped_one_by_one(
     images = dataclasses.replace(
         wide_unit(unit, 3, config), suite=str(tmp_path / "images"), fingerprint=suite.fingerprint
     )
-    monkeypatch.setattr(units.Trainer, "step_seconds", lambda self, runs: float(len(runs)) ** 2)
+    monkeypatch.setattr(
+        units.Trainer, "step_seconds", lambda self, runs, others: float(len(runs)) ** 2
+    )
     found = run_unit(images)
     assert found.chunk == 1
     assert all(r.reason is None for r in found.results)

@@ -252,6 +252,6 @@ def test_other_activations_are_refused():
 
     problem = same_kind("aligned")
     backbone = Sequences(MLPConfig(), problem)
-    parts = Parts.assemble(problem, backbone, ConditioningConfig(), "multi_head", 0)
+    parts = Parts.assemble(problem, backbone, [ConditioningConfig()], "multi_head", 0)
     with pytest.raises(ConfigError, match=r"neither vectors nor images, nor.*Found.*\(5, 1\)"):
         MTAN(MTANConfig(), parts)

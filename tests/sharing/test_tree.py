@@ -237,7 +237,19 @@ def test_shape_key_depends_on_the_numbers_of_groups():
         return make_config(tree(partitions)).shape_key()
 
     assert key("0011/0123") == key("0101/0123")
-    assert len({key(p) for p in ("0011/0123", "0011/0012", "0000/0123", "0000/0000", None)}) == 5
+    assert len({key(p) for p in ("0011/0123", "0011/0012", "0000/0123", "0000/0000")}) == 4
+    assert key(None) == key("0000/0000")
+
+
+def test_a_tree_that_is_hard_sharing_has_its_shape_key():
+    def hard(split_at: int | None) -> str:
+        return make_config({"sharing.split_at": split_at}).shape_key()
+
+    trees = {"0000/0000": 2, "0000/0123": 1, "0123/0123": 0, None: None}
+    for partitions, split_at in trees.items():
+        assert make_config(tree(partitions)).shape_key() == hard(split_at)
+    assert hard(None) == hard(2)
+    assert make_config(tree("0011/0123")).shape_key() not in {hard(s) for s in range(3)}
 
 
 class TestAllTrees:

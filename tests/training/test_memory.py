@@ -23,6 +23,8 @@ from tests.small import make_config, make_suite
 CPU = torch.device("cpu")
 #: the factor that the estimate is promised to keep to
 WITHIN = 2.0
+#: layers of each task's own, where runs of all kinds of conditioning are trained as one
+WIDE_TOWERS = {"sharing.split_at": 1, "backbone.width": 128}
 
 
 def profiled_peak(work: Callable[[], object]) -> int:
@@ -58,9 +60,24 @@ def test_a_stack_takes_what_was_estimated_for_its_runs(
     monkeypatch.setattr(replay, "RECORD_FROM", 1 if values.pop("recorded", False) else 10**9)
     trainer = Trainer(make_suite(kind), 1, CPU)
     runs = [Run(make_config(values), seed) for seed in range(12)]
-    estimated = 12 * max(trainer.memory(runs[0]))
+    estimated = 12 * max(trainer.memory(runs))
     taken = profiled_peak(lambda: trainer.train(runs, trainer.start(runs), 1))
     assert estimated / WITHIN < taken < WITHIN * estimated
+
+
+def test_runs_of_several_kinds_take_what_was_estimated_for_them_together() -> None:
+    trainer = Trainer(make_suite("aligned"), 1, CPU)
+    plain, film = (
+        Run(make_config({**WIDE_TOWERS, "conditioning.kind": kind, "conditioning.at": "last"}), 0)
+        for kind in ("none", "multiplicative")
+    )
+    assert plain.config.shape_key() == film.config.shape_key()
+    alone = trainer.memory([plain]).training
+    together = trainer.memory([plain, film]).training
+    assert alone < together == trainer.memory([film, plain, plain]).training
+    runs = [plain, film] * 6
+    taken = profiled_peak(lambda: trainer.train(runs, trainer.start(runs), 1))
+    assert 12 * together / WITHIN < taken < WITHIN * 12 * together
 
 
 def test_an_optimizer_with_more_state_and_task_gradients_take_more() -> None:
@@ -69,7 +86,7 @@ def test_an_optimizer_with_more_state_and_task_gradients_take_more() -> None:
     def training(**values: object) -> int:
         wide = {"backbone.width": 256, "backbone.depth": 3, "optimizer.batch_size": 2}
         named = {name.replace("_kind", ".kind"): value for name, value in values.items()}
-        return trainer.memory(Run(make_config({**wide, **named}), 0)).training
+        return trainer.memory([Run(make_config({**wide, **named}), 0)]).training
 
     adamw = training()
     leaf_bytes = 4 * trainer.start([Run(make_config({"backbone.width": 256}), 0)]).values.numel()

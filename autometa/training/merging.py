@@ -71,7 +71,10 @@ class Merged:
         self.learner = build_together(configs, problem)
         self._shapes = _layout(self.learner).shapes
         self._alike: list[_Alike] = []
+        self._is_merged = len(graphs) > 1
         for config, own in graphs:
+            if not own:
+                continue
             layout = _layout(build(config, problem))
             whole = {name: own_leaf(config, name, self._shapes) for name in layout.shapes}
             self._alike.append(_Alike(own, layout, whole))
@@ -99,7 +102,7 @@ class Merged:
 
     def leaves(self, rows: Tensor) -> Params:
         """Leaves [run, …] from the runs' own rows [run, P]; views where all runs are alike."""
-        if len(self._alike) == 1:
+        if not self._is_merged:
             return self._alike[0].layout.unpack(rows)
         found = {n: rows.new_zeros(len(rows), *shape) for n, shape in self._shapes.items()}
         for runs, layout, names in self._alike:

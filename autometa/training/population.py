@@ -164,9 +164,7 @@ class Trainer:
     def memory(self, runs: Sequence[Run]) -> RunMemory:
         """What each of these runs takes together, from one step and one scoring of the first."""
         with AllocationPeak() as watched:
-            stack, plan = self._first_epoch(
-                runs[:1], runs[1:]
-            )  # an epoch's plan is kept until its end
+            stack, plan = self._first_epoch(runs[:1], runs[1:])  # the plan is kept to its end
             stack.step(self._train.batch(plan, 0), 1)
             training = watched.peak
             del plan

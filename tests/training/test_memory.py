@@ -74,7 +74,9 @@ def test_runs_of_several_kinds_take_what_was_estimated_for_them_together() -> No
     assert plain.config.shape_key() == film.config.shape_key()
     alone = trainer.memory([plain]).training
     together = trainer.memory([plain, film]).training
-    assert alone < together == trainer.memory([film, plain, plain]).training
+    assert alone < together
+    # whichever is there, but for the leaves that only one of them brings
+    assert trainer.memory([film, plain, plain]).training == pytest.approx(together, rel=0.1)
     runs = [plain, film] * 6
     taken = profiled_peak(lambda: trainer.train(runs, trainer.start(runs), 1))
     assert 12 * together / WITHIN < taken < WITHIN * 12 * together

@@ -34,15 +34,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_shipped_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def no_shipped_prior() -> Iterator[None]:
     """The package brings no prior, unless a test asks for it or starts a process of its own: to
     learn from its suites takes longer than most of the searches in tests."""
-    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "no.prior")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "SHIPPED", Path("no.prior"))
+        yield
 
 
 @pytest.fixture
-def shipped_prior(no_shipped_prior: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shipped_prior(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the prior that comes with the package, which is then used."""
     monkeypatch.setattr(shelf, "SHIPPED", SHIPPED)
     return SHIPPED

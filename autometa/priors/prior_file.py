@@ -197,7 +197,10 @@ def _table_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
                 f"Found {file.metadata.num_rows:,}."
             )
     # a text that a small file repeats in every row stays one text until its length is known
-    table = pq.read_table(pa.BufferReader(data), read_dictionary=list(_TEXT))
+    # without threads, which an interrupt would leave behind
+    table = pq.read_table(
+        pa.BufferReader(data), read_dictionary=list(_TEXT), use_threads=False, pre_buffer=False
+    )
     length = 0
     for name in _TEXT:
         for chunk in table[name].chunks:

@@ -23,7 +23,7 @@ from autometa.cli.search import search
 from autometa.searching.promotion import PRUNERS
 from autometa.study import SAMPLERS
 
-SMALL = ["--max-epochs", "3", "--workers", "0", "--mlflow-tracking-uri", "off", "--prior", "off"]
+SMALL = ["--max-epochs", "3", "--workers", "0", "--mlflow-tracking-uri", "off", "--prior=off"]
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def _rounded(value: Any, digits: int) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]  # JSON
     except FileNotFoundError:
         raise SystemExit(f"{path} is missing: nothing of this suite was trained.") from None
 

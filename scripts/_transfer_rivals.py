@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from _transfer_tables import Asked, holds
+from _transfer_tables import holds
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from autometa.priors import TransferSampler, gp
 from autometa.priors.coding import Coding
 from autometa.priors.model import log_improvement
+from autometa.priors.sharing_bench import Answers
 from autometa.priors.sources import history, warp
 from autometa.space.parameters import Suggests
 
@@ -95,7 +96,7 @@ class Surrogate(BaseSampler):
     ) -> dict[str, Any]:
         return self._plan.params
 
-    def _choose(self, study: optuna.Study, trial: FrozenTrial) -> Asked:
+    def _choose(self, study: optuna.Study, trial: FrozenTrial) -> Answers:
         done = history(study.get_trials(deepcopy=False), minimise=True)
         z = warp(done.values)
         x = self.coding.embed(self.coding.codes(done.params))
@@ -107,7 +108,7 @@ class Surrogate(BaseSampler):
 
         best = [done.params[i] for i in np.argsort(z)[:5]]
         found = [
-            Asked(self._changed(best[i % len(best)], drawn) if i < N_CANDIDATES // 2 else drawn)
+            Answers(self._changed(best[i % len(best)], drawn) if i < N_CANDIDATES // 2 else drawn)
             for i in range(N_CANDIDATES)
         ]
         for asked in found:

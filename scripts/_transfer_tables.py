@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -123,38 +123,6 @@ class Table:
         """[row]: 0 for the best even row, 1 for the median of the even rows."""
         even = self.loss[self.side == 0]
         return (self.loss - even.min()) / (np.median(even) - even.min())
-
-
-class Asked:
-    """What `suggest` of a table asks, answered by a function of name and distribution.
-
-    Attributes:
-        params: the answers.
-        distributions: what was asked for.
-    """
-
-    def __init__(self, answer: Callable[[str, BaseDistribution], Any]) -> None:
-        self._answer = answer
-        self.params: dict[str, Any] = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self._take(name, FloatDistribution(low, high, log=log, step=step)))
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        return int(self._take(name, IntDistribution(low, high, log=log, step=step)))
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._take(name, CategoricalDistribution(choices))
-
-    def _take(self, name: str, distribution: BaseDistribution) -> Any:
-        self.distributions[name] = distribution
-        self.params[name] = self._answer(name, distribution)
-        return self.params[name]
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -46,7 +46,6 @@ from _transfer_tables import (
     FAMILIES,
     SHARING,
     AnyTable,
-    Asked,
     bench,
     holds,
     load_table,
@@ -56,6 +55,7 @@ from _transfer_tables import (
 from autometa.priors import TransferSampler
 from autometa.priors.probes import vector
 from autometa.priors.sampler import DROPPED, PROPOSED_BY
+from autometa.priors.sharing_bench import Answers
 
 N_SOURCE_TRIALS = 100
 POINTS = (1, 5, 10, 25, 50)
@@ -108,7 +108,7 @@ class OnTable(BaseSampler):
                 return relative[name]
             return self.inner.sample_independent(study, trial, name, distribution)
 
-        asked = Asked(answer)
+        asked = Answers(answer)
         self.table.suggest(asked)
         return asked.params
 

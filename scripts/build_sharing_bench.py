@@ -275,7 +275,7 @@ def cell_path(out: Path, name: str, number: int) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]  # JSON
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

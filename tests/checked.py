@@ -34,7 +34,7 @@ def checked(made: Checkable) -> Checkable:
     if isinstance(made, type):
         own: Any = vars(made).get("__init__")
         if is_dataclass(made) and own is not None and not hasattr(own, "__wrapped__"):
-            made.__init__ = checked(own)  # type: ignore[misc]
+            made.__init__ = checked(own)  # type: ignore[misc]  # of any class
         return made
     # a shape is a string, `Float[Tensor, "task row"]`; without one there are no sizes to compare
     hints = " ".join(map(str, made.__annotations__.values()))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -247,7 +247,8 @@ class Lookup:
 
     def distributions(self, row: int) -> dict[str, BaseDistribution]:
         """Of these parameters, as they were when it was asked."""
-        asked = _Answers(self._params[row])
+        given = self._params[row]
+        asked = Answers(lambda name, _: given[name])
         self._bound.suggest(asked, self.arm)
         return asked.distributions
 
@@ -333,29 +334,33 @@ class Lookup:
         return codes
 
 
-class _Answers:
-    """A trial whose answers are known.
+class Answers:
+    """A trial whose answers come from a function of name and distribution.
 
     Attributes:
+        params: the answers.
         distributions: of what was asked.
     """
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
+    def __init__(self, answer: Callable[[str, BaseDistribution], Any]) -> None:
+        self._answer = answer
+        self.params: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        self.distributions[name] = FloatDistribution(low, high, log=log, step=step)
-        return float(self._params[name])
+        return float(self._take(name, FloatDistribution(low, high, log=log, step=step)))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        self.distributions[name] = IntDistribution(low, high, log=log, step=step)
-        return int(self._params[name])
+        return int(self._take(name, IntDistribution(low, high, log=log, step=step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.distributions[name] = CategoricalDistribution(choices)
-        return self._params[name]
+        return self._take(name, CategoricalDistribution(choices))
+
+    def _take(self, name: str, distribution: BaseDistribution) -> Any:
+        self.distributions[name] = distribution
+        self.params[name] = self._answer(name, distribution)
+        return self.params[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_a_suite_has_every_kind_and_256_configurations() -> None:
     for cell in found:
         assert len({TrialConfig.from_flat(c).shape_key() for c in cell.configs}) == 1
         for params, config in zip(cell.params, cell.configs, strict=True):
-            answers = sharing_bench._Answers(params)
+            answers = optuna.trial.FixedTrial(params)
             assert TrialConfig.from_flat(space.suggest(answers, cell.arm)).flat() == config
             assert all(
                 d._contains(d.to_internal_repr(params[n])) for n, d in answers.distributions.items()
@@ -282,7 +283,7 @@ def test_the_table_holds_the_cells(built: Path, tmp_path: Path) -> None:
     table = bench.lookup("diabetes")
     configs = [c for cell in plan["cells"] if cell["arm"] == "sharing" for c in cell["configs"]]
     for place, config in enumerate(configs):
-        answers = sharing_bench._Answers(table.params(place))
+        answers = optuna.trial.FixedTrial(table.params(place))
         assert TrialConfig.from_flat(table.suggest(answers)).flat() == config
     # and so does whoever learns from the prior beside it
     (record,) = read_prior(tmp_path / SHIPPED.name).records

@@ -221,7 +221,8 @@ numbers), or a sampler is praised for repeating rows it has seen.
 ## How it was made
 
 `scripts/build_sharing_bench.py` made it. The configurations were drawn by an earlier
-commit: for some suites today's draws others, so a table that is built again is another sample of the same design.
+commit: for some suites today's draws others, so a table that is built again is another sample
+of the same design.
 
 - **Space.** The default space (`search_spaces/sharing.yaml`), with one width, {width}, of the three
   it offers: the table says nothing about width. The file is in the table's metadata as it was.

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from autometa.priors import sharing_bench
+from autometa.priors import gp, sharing_bench
+from autometa.priors.coding import Coding
 from autometa.priors.prior_file import write_prior
-from autometa.priors.sharing_bench import COLUMNS, FORMAT, METADATA, SharingBench
+from autometa.priors.records import ARMS
+from autometa.priors.sharing_bench import COLUMNS, FORMAT, METADATA, BenchSuite, SharingBench
 from autometa.priors.shelf import SHIPPED
 from autometa.priors.shipping import bench_prior
+from autometa.priors.sources import history, warp
 
 TABLE = sharing_bench.TABLE
 LARGEST = 5_000_000
@@ -68,7 +71,11 @@ def pack(out: Path, names: Sequence[str], table: Path) -> dict[str, Any]:
         "settings": plans[0]["settings"],
         "torch": torch.__version__,
         "suites": [{"name": p["suite"], **{key: p[key] for key in _FACTS}} for p in plans],
+        "relevance": {},
     }
+    suites = {s["name"]: BenchSuite.from_json(s) for s in facts["suites"]}
+    bare = SharingBench(suites, frame.to_pandas(), facts["space"], relevance={})
+    facts["relevance"] = relevance(bare)
     frame = frame.replace_schema_metadata({METADATA: json.dumps(facts).encode()})
     table.parent.mkdir(parents=True, exist_ok=True)
     part = table.with_suffix(".part")
@@ -87,6 +94,27 @@ def pack(out: Path, names: Sequence[str], table: Path) -> dict[str, Any]:
         "rows": len(bench.runs), "suites": len(plans), "families": len(bench.families),
         "failed_runs": int(bench.runs["val"].isna().groupby(bench.runs["rung"]).sum().iloc[-1]),
     }  # fmt: skip
+
+
+def relevance(bench: SharingBench) -> dict[str, float]:
+    """Parameter → inverse length of one Gaussian process of the log regret, fitted to both arms of
+    all suites: how much the parameter changes what a configuration reaches."""
+    histories = [
+        found
+        for name in bench.suites
+        for arm in ARMS
+        if (found := history(bench.trials(name, arm), minimise=False)).says_something()
+    ]
+    coding = Coding([h.records() for h in histories])
+    sets = [
+        gp.Data.plain(np.nan_to_num(coding.embed(coding.codes(h.params))), warp(h.values))
+        for h in histories
+    ]
+    log = gp.fit(sets, coding.group, gp.Hyper.default(len(coding.names)))
+    return {
+        name: round(float(np.exp(-length)), 3)
+        for name, length in zip(coding.names, log, strict=False)  # three more are not lengths
+    }
 
 
 def _records(out: Path, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -136,6 +164,7 @@ def data_card(bench: SharingBench, facts: dict[str, Any], size: int) -> str:
     cells = sum(settings["quota"].values())
     configs = cells * settings["draws"]
     core = bench.runs[bench.runs["core"]]["config"].unique()
+    most = sorted(bench.relevance, key=lambda name: -bench.relevance[name])
     hours = bench.runs[bench.runs["rung"] == bench.runs["rung"].max()]["seconds"].sum() / 3600
     return CARD.format(
         n_suites=len(bench.suites),
@@ -153,11 +182,28 @@ def data_card(bench: SharingBench, facts: dict[str, Any], size: int) -> str:
         hours=f"{hours:.1f}",
         torch=facts["torch"],
         width=sharing_bench.WIDTH,
+        plain=nearest_says(bench, dict.fromkeys(bench.relevance, 1.0)),
+        learned=nearest_says(bench, bench.relevance),
+        relevant=", ".join(f"`{name}` {bench.relevance[name]:.2f}" for name in most[:4]),
         columns="\n".join(f"| `{name}` | {what} |" for name, what in COLUMNS.items()),
         suites="\n".join(map(_suite_row, bench.suites.values())),
         sources="\n".join(_source_row(bench, family) for family in bench.families),
         scores="\n".join(_score_row(bench, name) for name in bench.suites),
     )
+
+
+def nearest_says(bench: SharingBench, relevance: dict[str, float]) -> float:
+    """Spearman correlation of a configuration's value with that of its nearest other one, the mean
+    over suites, if distances have this relevance."""
+    judged = SharingBench(bench.suites, bench.runs, bench.space, relevance)
+    found = []
+    for name in bench.suites:
+        table = judged.lookup(name)
+        distances = np.array([table.distances(table.params(row)) for row in range(len(table))])
+        np.fill_diagonal(distances, np.inf)
+        values = pd.Series(table.val[:, -1])
+        found.append(values.corr(pd.Series(values[distances.argmin(1)].to_numpy()), "spearman"))
+    return float(np.mean(found))
 
 
 def _suite_row(suite: sharing_bench.BenchSuite) -> str:
@@ -245,6 +291,16 @@ of the same design.
   over the tasks of a metric (see `autometa.metrics`). A run whose loss or predictions became
   infinite has no score from that rung on; the loader counts it as −1.
 
+## Distance
+
+A proposal that is not in the table is moved to the nearest configuration (`Lookup.nearest`). What
+is near was learned, or it would say little: with every parameter counting the same, the value of a
+configuration and that of its nearest other one have a rank correlation of {plain:.2f} (mean over
+suites, sharing arm); with the inverse lengths of one Gaussian process of all suites, the
+`relevance` in the metadata, {learned:.2f}. The most relevant parameters:
+
+{relevant}.
+
 ## Columns
 
 One row for each suite, configuration, seed and rung.
@@ -254,8 +310,8 @@ One row for each suite, configuration, seed and rung.
 {columns}
 
 Scores are rounded to 5 decimals, those of tasks to 4. The metadata of the file hold, as JSON, the
-space and the facts of each suite: family, origin, licence, tasks, rows, epochs, groups of tasks for
-trees, probes, fingerprint.
+space, the relevance and the facts of each suite: family, origin, licence, tasks, rows, epochs,
+groups of tasks for trees, probes, fingerprint.
 
 ## Suites
 

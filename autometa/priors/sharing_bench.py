@@ -42,7 +42,7 @@ from autometa.space.parameters import Fixed, Suggests
 TABLE = Path(__file__).parent / "data" / "sharing_bench.parquet"
 METADATA = b"sharing_bench"
 """Key of the table's metadata that holds the suites and the space, as JSON."""
-FORMAT = 1
+FORMAT = 2
 WIDTH = 32
 """Of every network: the only width of the default space that is at most 64."""
 FAILED = -1.0
@@ -118,7 +118,8 @@ def load(path: str | Path = TABLE) -> SharingBench:
     if facts["format"] != FORMAT:
         raise DataError(f"`{path}` should have format {FORMAT}. Found {facts['format']}.")
     suites = [BenchSuite.from_json(suite) for suite in facts["suites"]]
-    return SharingBench({s.name: s for s in suites}, table.to_pandas(), facts["space"])
+    named = {s.name: s for s in suites}
+    return SharingBench(named, table.to_pandas(), facts["space"], facts["relevance"])
 
 
 class SharingBench:
@@ -127,12 +128,22 @@ class SharingBench:
     Attributes:
         suites: name → facts.
         runs: a row for each suite, configuration, seed and rung, with the columns of `COLUMNS`.
+        space: the default space of its time, as YAML.
+        relevance: parameter → how much a change from one end of its range to the other, to another
+            category, or of whether it is there, counts in the distance of two configurations.
     """
 
-    def __init__(self, suites: Mapping[str, BenchSuite], runs: pd.DataFrame, space: str) -> None:
+    def __init__(
+        self,
+        suites: Mapping[str, BenchSuite],
+        runs: pd.DataFrame,
+        space: str,
+        relevance: Mapping[str, float],
+    ) -> None:
         self.suites = dict(suites)
         self.runs = runs
-        self._space = space
+        self.relevance = dict(relevance)
+        self.space = space
         self._lookups: dict[tuple[str, Arm], Lookup] = {}
 
     @property
@@ -165,9 +176,9 @@ class SharingBench:
         """Configuration → values of one arm of a suite."""
         if (suite, arm) not in self._lookups:
             facts = self.suite(suite)
-            space = bench_space(self._space, facts.problem, facts.groups or None)
+            space = bench_space(self.space, facts.problem, facts.groups or None)
             runs = self.runs[(self.runs["suite"] == suite) & (self.runs["arm"] == arm)]
-            self._lookups[suite, arm] = Lookup(facts, arm, space, runs)
+            self._lookups[suite, arm] = Lookup(facts, arm, space, runs, self.relevance)
         return self._lookups[suite, arm]
 
     def trials(
@@ -212,9 +223,18 @@ class Lookup:
         space: parameter → Optuna's distribution; most parameters depend on others (`suggest`).
     """
 
-    def __init__(self, suite: BenchSuite, arm: Arm, space: Space, runs: pd.DataFrame) -> None:
+    def __init__(
+        self,
+        suite: BenchSuite,
+        arm: Arm,
+        space: Space,
+        runs: pd.DataFrame,
+        relevance: Mapping[str, float],
+    ) -> None:
         self.suite, self.arm, self._bound = suite, arm, space
         self.space: dict[str, BaseDistribution] = space.distributions(arm)
+        # what no configuration has is as far from all of them
+        self._relevance = np.array([relevance.get(name, 0.0) for name in self.space])
         scored = runs.assign(lost=runs["val"].isna()).fillna({"val": FAILED, "test": FAILED})
         mean = scored.groupby(["config", "rung"])[["val", "test", "seconds"]].mean()
         self.numbers = np.sort(runs["config"].unique())
@@ -257,9 +277,9 @@ class Lookup:
         return self._bound.suggest(trial, self.arm)
 
     def distances(self, params: Mapping[str, Any]) -> np.ndarray:
-        """[row]: the sum over parameters, of which each is at most 1.
+        """[row]: Euclidean, each parameter's gap times its relevance (`SharingBench.relevance`).
 
-        A number's distance is that in its range (by ratio if the range is logarithmic). Different
+        A number's gap is that in its range (by ratio if the range is logarithmic). Different
         categories are 1 apart, and so are having a parameter and not having it.
         """
         codes = self._codes
@@ -267,7 +287,7 @@ class Lookup:
         gap = np.where(self._categorical, (codes != mine).astype(float), np.abs(codes - mine))
         absent, missing = np.isnan(codes), np.isnan(mine)
         gap = np.where(absent | missing, (absent != missing).astype(float), gap)
-        return np.asarray(gap.sum(1))
+        return np.asarray(np.sqrt(((gap * self._relevance) ** 2).sum(1)))
 
     def nearest(self, params: Mapping[str, Any]) -> int:
         """The row of the nearest configuration, the first of several."""

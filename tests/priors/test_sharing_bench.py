@@ -45,6 +45,11 @@ RATES = {
     "optimizer.weight_decay": 1e-4,
     "optimizer.schedule": "cosine",
 }
+RELEVANCE = {
+    **dict.fromkeys([name for own in OWN for name in own] + list(RATES), 1.0),
+    "optimizer.lr": 2.0,
+    "sharing.tie": 0.5,
+}
 VAL = {0: (0.1, 0.2, 0.3), 1: (0.2, 0.3, 0.7), 2: (0.1, 0.1, 0.1), 3: (0.3, 0.4, 0.5),
        4: (0.0, 0.1, 0.2)}  # fmt: skip
 
@@ -82,7 +87,7 @@ def made_runs(lost: tuple[tuple[int, int], ...] = ()) -> pd.DataFrame:
 
 def made(lost: tuple[tuple[int, int], ...] = ()) -> SharingBench:
     suites = {name: BenchSuite.from_json(facts(name, family)) for name, family in SUITES.items()}
-    return SharingBench(suites, made_runs(lost), Space.load("sharing").text)
+    return SharingBench(suites, made_runs(lost), Space.load("sharing").text, RELEVANCE)
 
 
 def test_suites_are_left_out_by_family() -> None:
@@ -154,18 +159,21 @@ def test_params_are_points_of_the_space() -> None:
         assert set(table.params(row)) <= set(table.space)
 
 
-def test_distance_is_the_sum_over_parameters() -> None:
+def test_distance_counts_parameters_by_their_relevance() -> None:
     table = made().lookup("a-1")
     same = table.params(0)
     assert table.distances(same)[0] == 0
     # split 1 and 3 of 1 to 3 are a whole range apart
     assert table.distances(same)[1] == pytest.approx(1.0)
-    # another kind; `split_at` and `conditioning.kind` are missing, `tie` is added
-    assert table.distances(same)[2] == pytest.approx(4.0)
-    # by ratio: 1e-3 to 2e-2 on 3e-4 to 2e-2
+    # another kind; `split_at` and `conditioning.kind` are missing, `tie` is added and counts half
+    assert table.distances(same)[2] == pytest.approx(np.sqrt(3 + 0.5**2))
+    # by ratio: 1e-3 to 2e-2 on 3e-4 to 2e-2, and twice as relevant
     moved = {**same, "optimizer.lr": 2e-2}
-    assert table.distances(moved)[0] == pytest.approx(np.log(20) / np.log(2e-2 / 3e-4))
+    assert table.distances(moved)[0] == pytest.approx(2 * np.log(20) / np.log(2e-2 / 3e-4))
     assert table.nearest({**table.params(3), "backbone.dropout": 0.5}) == 3
+    # what no configuration has, and nothing is known of, moves none of them away
+    other = {**table.params(3), "sharing.partitions.2.010": "012"}
+    assert table.distances(other)[3] == 0
 
 
 def test_a_search_on_the_table_reports_rungs_and_is_pruned() -> None:
@@ -259,5 +267,5 @@ def test_errors_of_reading(tmp_path: Path) -> None:
         sharing_bench.load(path)
     metadata = {sharing_bench.METADATA: json.dumps({"format": 0}).encode()}
     pq.write_table(plain.replace_schema_metadata(metadata), path)
-    with pytest.raises(DataError, match="should have format 1. Found 0"):
+    with pytest.raises(DataError, match="should have format 2. Found 0"):
         sharing_bench.load(path)

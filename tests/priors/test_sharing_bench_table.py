@@ -11,6 +11,7 @@ from autometa.priors import sharing_bench
 from autometa.priors.probes import PROBES
 from autometa.priors.sharing_bench import COLUMNS, TABLE, SharingBench
 from autometa.trial import TrialConfig, check
+from scripts._sharing_bench_pack import nearest_says
 
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="scripts/build_sharing_bench.py --pack")
 
@@ -83,6 +84,16 @@ def test_configurations_can_be_built_and_searched(bench: SharingBench) -> None:
                 check(TrialConfig.from_flat(table.suggest(answers)), suite.problem)
                 assert answers.params == table.params(row)
             assert table.nearest(table.params(0)) == 0
+
+
+def test_near_configurations_reach_much_the_same(bench: SharingBench) -> None:
+    """What the data card says of the distance that was learned."""
+    learned = nearest_says(bench, bench.relevance)
+    plain = nearest_says(bench, dict.fromkeys(bench.relevance, 1.0))
+    assert learned > 0.6 > 0.4 > plain
+    card = TABLE.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"{plain:.2f} (mean over" in card
+    assert f"metadata, {learned:.2f}" in card
 
 
 def test_it_says_nothing_of_the_width(bench: SharingBench) -> None:

@@ -177,7 +177,7 @@ def _because(
     elif "independent" not in m.networks:
         text = "Without independent networks to compare with, nothing says whether sharing pays"
     else:
-        text = "No cause to look for: sharing neither helps nor hurts measurably"
+        text = "No cause to look for: validation rows show neither help nor harm"
     return Finding("cause", f"{text}.", _RULES[cause], numbers)
 
 

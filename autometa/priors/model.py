@@ -25,6 +25,9 @@ N_PORTFOLIO_BEST = 10
 MIN_OVERLAP = 1 / 3
 """Of the parameters of a trial of the target a source has at least this part in the mean, or it is
 passed over."""
+CAUTION = 1.5
+"""Deviations are held to be this many times as large: what the sources predict and the lengths of
+the residual are taken as known, which they are not."""
 MAX_TRIALS = 150
 """Of a longer study the model sees the best half of these and the most recent others."""
 
@@ -110,7 +113,7 @@ class Search:
 
         def improvement(x: np.ndarray, f: np.ndarray) -> np.ndarray:
             left, deviation = process.predict(x, *basis(f, weights))
-            return log_improvement(f @ weights + left, deviation, best=believed)
+            return log_improvement(f @ weights + left, CAUTION * deviation, best=believed)
 
         def acquisition(rows: np.ndarray) -> np.ndarray:
             return improvement(self._embed(rows), s.predict(rows)[:, self.alive])

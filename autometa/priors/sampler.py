@@ -200,13 +200,14 @@ class TransferSampler(BaseSampler):
         if minimise not in self._fitted:
             self._fitted[minimise] = read_sources(self._given, minimise)
         sources = self._fitted[minimise]
-        plan = None
+        plan, search = None, None
         if sources is not None:
             search = Search(sources, trials, minimise, self._probes)
             doubt = self._judge(study, trial, trials, search)
             plan = self._from_sources(trial, trials, search, doubt)
         if plan is None:
-            plan = self._without_sources(trial, trials)
+            alone = search is None or not search.alive.any()
+            plan = self._without_sources(study, trial, trials, alone)
         study._storage.set_trial_system_attr(trial._trial_id, PROPOSED_BY, plan.by)
         return plan
 
@@ -235,17 +236,31 @@ class TransferSampler(BaseSampler):
         self._pool = pool = search.pool(self._pool, self._seed)
         return _Plan(search.model(rng, pool), "model")
 
-    def _without_sources(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> _Plan:
+    def _without_sources(
+        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], alone: bool
+    ) -> _Plan:
         """At random, then TPE: it looks at ranks, so that no outlying value of a bad portfolio
-        bends it, and learns from bad trials where not to look."""
+        bends it, and learns from bad trials where not to look.
+
+        Args:
+            alone: no source is left. Then parameters are drawn one by one, which explores more;
+                beside a model of all of them they are drawn together.
+        """
         by = [t.system_attrs.get(PROPOSED_BY) for t in trials if t.state == TrialState.COMPLETE]
         if len(by) < N_STARTUP or not {"random", "tpe"} & set(by):
             return _Plan({}, "random")
         with warnings.catch_warnings():
-            # `constant_liar` is what trials that run beside others need
+            # `group` is what conditional spaces need, `constant_liar` trials that run beside others
             warnings.simplefilter("ignore", ExperimentalWarning)
-            seed = self._stream(trial, 2)
-            return _Plan({}, "tpe", TPESampler(seed=seed, n_startup_trials=0, constant_liar=True))
+            tpe = TPESampler(
+                seed=self._stream(trial, 2),
+                multivariate=not alone,
+                group=not alone,
+                constant_liar=True,
+                n_startup_trials=0,
+            )
+        space = tpe.infer_relative_search_space(study, trial)
+        return _Plan(tpe.sample_relative(study, trial, space), "tpe", tpe)
 
     def _judge(
         self,

@@ -200,25 +200,20 @@ class TransferSampler(BaseSampler):
         if minimise not in self._fitted:
             self._fitted[minimise] = read_sources(self._given, minimise)
         sources = self._fitted[minimise]
-        plan, search = None, None
+        plan, trusted = None, False
         if sources is not None:
             search = Search(sources, trials, minimise, self._probes)
-            doubt = self._judge(study, trial, trials, search)
-            plan = self._from_sources(trial, trials, search, doubt)
+            trusted = self._judge(study, trial, trials, search)
+            plan = self._from_sources(trial, trials, search) if trusted else None
         if plan is None:
-            alone = search is None or not search.alive.any()
-            plan = self._without_sources(study, trial, trials, alone)
+            plan = self._without_sources(study, trial, trials, trusted)
         study._storage.set_trial_system_attr(trial._trial_id, PROPOSED_BY, plan.by)
         return plan
 
     def _from_sources(
-        self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search, doubt: float
+        self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search
     ) -> _Plan | None:
         """None if this trial is to be prior-free."""
-        if not search.alive.any():
-            return None
-        if self._cold_share > 0 and doubt > 0.5:
-            return None
         by = [t.system_attrs.get(PROPOSED_BY) for t in trials]
         # of a long study the caller may show the sampler a part only
         if by.count("portfolio") < self._n_portfolio and len(trials) < 10 * self._n_portfolio:
@@ -237,14 +232,14 @@ class TransferSampler(BaseSampler):
         return _Plan(search.model(rng, pool), "model")
 
     def _without_sources(
-        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], alone: bool
+        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], trusted: bool
     ) -> _Plan:
         """At random, then TPE: it looks at ranks, so that no outlying value of a bad portfolio
         bends it, and learns from bad trials where not to look.
 
         Args:
-            alone: no source is left. Then parameters are drawn one by one, which explores more;
-                beside a model of all of them they are drawn together.
+            trusted: the other trials are the sources'. Then parameters are drawn together, as the
+                model does; else one by one, which explores more.
         """
         by = [t.system_attrs.get(PROPOSED_BY) for t in trials if t.state == TrialState.COMPLETE]
         if len(by) < N_STARTUP or not {"random", "tpe"} & set(by):
@@ -254,8 +249,8 @@ class TransferSampler(BaseSampler):
             warnings.simplefilter("ignore", ExperimentalWarning)
             tpe = TPESampler(
                 seed=self._stream(trial, 2),
-                multivariate=not alone,
-                group=not alone,
+                multivariate=trusted,
+                group=trusted,
                 constant_liar=True,
                 n_startup_trials=0,
             )
@@ -268,14 +263,14 @@ class TransferSampler(BaseSampler):
         trial: FrozenTrial,
         trials: Sequence[FrozenTrial],
         search: Search,
-    ) -> float:
-        """Drops sources, and returns the doubt in the mean of those that were there before."""
+    ) -> bool:
+        """Drops sources; whether any is left and all together were more likely right than wrong."""
         sources = search.sources
         for t in trials:
             dropped = json.loads(t.system_attrs.get(DROPPED, "[]"))
             search.alive &= ~np.isin(sources.positions, dropped)
         if not search.alive.any():
-            return 0.0
+            return False
         rng = np.random.default_rng(self._stream(trial, 1))
         predicted = sources.predict(search.done_codes)
         # the sources one by one, and the mean of those that are left
@@ -294,4 +289,5 @@ class TransferSampler(BaseSampler):
                 len(search.done.values),
             )
             search.alive &= ~bad
-        return float(together)
+        doubted = self._cold_share > 0 and together > 0.5
+        return bool(search.alive.any()) and not doubted

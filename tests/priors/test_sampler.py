@@ -17,7 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     RelativeSamplerTestCase,
@@ -184,6 +184,30 @@ def test_a_share_of_the_trials_knows_no_source() -> None:
         "portfolio",
         "model",
     }
+
+
+def test_parameters_are_drawn_together_only_beside_trusted_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together: list[bool] = []
+
+    class Told(TPESampler):
+        def __init__(self, *, multivariate: bool, **options: Any) -> None:
+            together.append(multivariate)
+            super().__init__(multivariate=multivariate, **options)
+
+    monkeypatch.setattr("autometa.priors.sampler.TPESampler", Told)
+    run(bowl(3.5, -3, "b"), SOURCES, 30, cold_share=0.4)
+    assert set(together) == {True}
+    together.clear()
+    # more likely wrong than right, and yet not so surely that one is dropped
+    monkeypatch.setattr(
+        "autometa.priors.sampler.guard.doubt",
+        lambda predictions, values, rng: np.full(predictions.shape[1], 0.6),
+    )
+    doubted = run(bowl(3.5, -3, "b"), SOURCES, 12)
+    assert dropped(doubted) == []
+    assert set(together) == {False}
 
 
 def test_adversarial_sources_are_dropped_and_said(caplog: pytest.LogCaptureFixture) -> None:

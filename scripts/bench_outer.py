@@ -7,6 +7,10 @@ returns scores made from the learning rates. The space has 16 parameters; six ar
 those that fix shapes have one value, so that units hold 16 runs.
 
     python scripts/bench_outer.py --n-trials 10000 --sampler random
+    python scripts/bench_outer.py --n-trials 128 --pairs 5
+
+The second says what tracking costs: searches with and without it in turns, each a process of its
+own, whose actors compute one second for every trial. Counted until MLflow is written.
 
 `outer` is the time that the driver's main thread computes for a trial, the sampler's own time taken
 off; `wall` is the time on the clock. Both are of the first and the last tenth of the trials too (of
@@ -20,12 +24,15 @@ import argparse
 import json
 import os
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from autometa.errors import nearest
 from autometa.home import Home
@@ -74,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--workers", type=int, default=os.cpu_count(), help="0: no Ray (%(default)s)"
     )
     parser.add_argument("--no-tracking", action="store_true", help="without MLflow")
+    parser.add_argument(
+        "--trial-seconds", type=float, default=0.0, help="that an actor computes for a trial"
+    )
+    parser.add_argument("--pairs", type=int, help="of searches with tracking and without")
     parser.add_argument("--quick", action="store_true", help="40 trials")
     args = parser.parse_args(argv)
     if args.quick:
@@ -83,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--sampler takes {', '.join(SAMPLERS)}; found {args.sampler}."
             f"{nearest(args.sampler, SAMPLERS)}"
         )
+    if args.pairs is not None:
+        print(json.dumps(tracked_and_not(args)))
+        return
+    NoTraining.seconds = args.trial_seconds
     with tempfile.TemporaryDirectory() as folder:
         found = search(args, Home.find(folder))
     for text in table(found):
@@ -90,12 +105,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(found))
 
 
+def tracked_and_not(args: argparse.Namespace) -> dict[str, Any]:
+    """Pairs of searches, and how much longer the one with tracking took."""
+    seconds = args.trial_seconds or 1.0
+    command = [sys.executable, __file__, "--n-trials", str(args.n_trials),
+               "--sampler", args.sampler, "--workers", str(args.workers),
+               "--trial-seconds", str(seconds)]  # fmt: skip
+    pairs = []
+    print("| pair | seconds with tracking | without | ratio | tracking, ms of CPU a trial |")
+    print("|---|---|---|---|---|")
+    for pair in range(args.pairs):
+        found: dict[bool, dict[str, Any]] = {}
+        for tracked in (pair % 2 == 0, pair % 2 == 1):
+            options = [] if tracked else ["--no-tracking"]
+            run = subprocess.run(
+                [*command, *options], check=True, stdout=subprocess.PIPE, text=True
+            )
+            found[tracked] = json.loads(run.stdout.splitlines()[-1])
+        with_, without = (found[t]["search_seconds"] for t in (True, False))
+        cost = found[True]["tracking_cpu_ms_a_trial"]
+        pairs.append({"with": with_, "without": without, "tracking_cpu_ms_a_trial": cost})
+        print(f"| {pair} | {with_:.1f} | {without:.1f} | {with_ / without:.3f} | {cost:.1f} |",
+              flush=True)  # fmt: skip
+    ratios = [pair["with"] / pair["without"] for pair in pairs]
+    return {
+        "n_trials": args.n_trials,
+        "workers": args.workers,
+        "trial_seconds": seconds,
+        "ratio": statistics.median(ratios) if ratios else None,
+        "pairs": pairs,
+    }
+
+
 class NoTraining(UnitTrainable):
-    """An actor that trains nothing."""
+    """An actor that trains nothing.
+
+    Attributes:
+        seconds: of processor time that it takes for a trial all the same, before its first rung.
+    """
+
+    seconds: ClassVar[float] = 0.0
 
     @staticmethod
     def work(unit: WorkUnit) -> UnitResult:
         """Scores that grow with the epochs and differ between the runs."""
+        ends = time.thread_time() + NoTraining.seconds * len(unit.configs) * (unit.from_epoch == 0)
+        while time.thread_time() < ends:
+            pass
         results = []
         for config in unit.configs:
             value = 1.0 - 1.0 / (1 + unit.to_epoch) - 10 * float(config["optimizer.lr"])
@@ -203,6 +259,7 @@ def search(args: argparse.Namespace, home: Home) -> dict[str, Any]:
         )
         source = TimedSource(loop, clocks, folders)
         source.note()
+        began = time.perf_counter()
         (executor or NoTrainingInline()).run(source)
         source.note()
         memory.append(resident())
@@ -223,6 +280,7 @@ def search(args: argparse.Namespace, home: Home) -> dict[str, Any]:
         "ms_a_trial": parts(source.records[0], source.records[-1]),
         "ms_at_start": parts(*window(source.records, 0, max(WINDOW, n // 10))),
         "ms_at_end": parts(*window(source.records, n - max(WINDOW, n // 10), n)),
+        "search_seconds": searched + flushed - began,
         "tracking_cpu_ms_a_trial": 1000 * sending.seconds["tracking"] / n,
         "tracking_left_over_seconds": flushed,
         "driver_mb_at_start": memory[0] / 1e6,

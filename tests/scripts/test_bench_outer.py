@@ -54,6 +54,19 @@ def test_without_ray_and_tracking() -> None:
     assert found["ms_a_trial"]["suggest"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_searches_with_tracking_and_without() -> None:
+    lines, found = run(
+        "--pairs", "1", "--n-trials", "4", "--workers", "0", "--trial-seconds", "0.3"
+    )
+    (pair,) = found["pairs"]
+    assert min(pair["with"], pair["without"]) >= 4 * 0.3
+    assert found["ratio"] == pair["with"] / pair["without"]
+    assert pair["tracking_cpu_ms_a_trial"] > 1
+    assert lines[2].startswith("| 0 |")
+
+
 def test_help_and_bad_samplers() -> None:
     command = [sys.executable, "scripts/bench_outer.py", "--sampler", "tpee"]
     done = subprocess.run(

@@ -41,7 +41,10 @@ def test_quick_run() -> None:
     assert spent["wall"] > spent["outer"]
     assert found["tracking_cpu_ms_a_trial"] > 1
     assert found["tune_folder_mb"] > 0
-    assert found["home_mb"] >= found["journal_mb"] + found["mlflow_mb"] > found["mlflow_mb"] > 0
+    assert found["journal_mb"] > 0
+    assert found["mlflow_mb"] > 0
+    kept = found["journal_mb"] + found["mlflow_mb"]
+    assert found["home_mb"] > kept - 1e-6  # sums of megabytes are rounded
     assert found["driver_mb_at_end"] > 100
     assert "| outer |" in "\n".join(lines)
 

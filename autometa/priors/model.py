@@ -25,7 +25,7 @@ N_PORTFOLIO_BEST = 10
 MIN_OVERLAP = 1 / 3
 """Of the parameters of a trial of the target a source has at least this part in the mean, or it is
 passed over."""
-CAUTION = 1.5
+CAUTION = 2.2
 """Deviations are held to be this many times as large: what the sources predict and the lengths of
 the residual are taken as known, which they are not."""
 MAX_TRIALS = 150

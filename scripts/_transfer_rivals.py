@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from autometa.priors import TransferSampler, gp
+from autometa.priors.belief import log_improvement
 from autometa.priors.coding import Coding
-from autometa.priors.model import log_improvement
 from autometa.priors.sharing_bench import Answers
 from autometa.priors.sources import history, warp
 from autometa.space.parameters import Suggests

@@ -120,7 +120,8 @@ def print_account(found: dict[str, Any]) -> None:
         say(f"Prior: {found['reason']}.")
         return
     by, best = found["proposed"], found["best"]
-    ours, free = by["portfolio"] + by["model"], by["random"] + by["tpe"]
+    ours = by["portfolio"] + by["model"]
+    free = sum(by.values()) - ours
     p = "" if found["p"] is None else f", p = {found['p']:.2g}"
     say(
         f"Prior: {found['verdict'] or 'no trial yet'}. Earlier searches proposed {ours} of "

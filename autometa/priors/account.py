@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from autometa.study import DROPPED, is_advised, proposed_by, rung_values, score_of
 
 FROM_SOURCES = ("portfolio", "model")
-FREE = ("random", "tpe")
+FREE = ("random", "tpe", "gp")
 WINDOW = 8
 """Trials of an arm, one after the other, that are compared: about as many as are suggested ahead,
 so that they were proposed knowing about as much."""
@@ -25,10 +25,10 @@ LEVEL = 0.05
 def account(trials: Sequence[FrozenTrial], sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the sources did, as JSON.
 
-    `proposed`: trials by how they were proposed: `portfolio` and `model` from the sources, `random`
-    and `tpe` without them. `best`: the highest score of a completed trial of the sources' (`prior`)
-    and of the others (`free`). `sources`: those given, with `dropped` by arm: the number of the
-    trial at which they were found to order the trials wrongly. `p` and `verdict`:
+    `proposed`: trials by how they were proposed: `portfolio` and `model` from the sources,
+    `random`, `tpe` and `gp` without them. `best`: the highest score of a completed trial of the
+    sources' (`prior`) and of the others (`free`). `sources`: those given, with `dropped` by arm:
+    the number of the trial at which they were found to order the trials wrongly. `p` and `verdict`:
 
     - `dropped`: all sources were dropped, in every arm that had any.
     - `helped`: the sources' trials came out higher than the prior-free ones, p < 0.05, and the best

@@ -14,6 +14,11 @@ from optuna.distributions import BaseDistribution
 
 from autometa.priors.coding import Category, Coding
 
+SMALLEST_STEP = -0.8
+"""Log₁₀ of the deviation of the smallest steps, in a range's width. Smaller ones would settle at
+the model's optimum, which what is found there seldom bears out, again and again."""
+LARGEST_STEP = -0.3
+
 
 class Candidates:
     """Draws rows of codes.
@@ -60,14 +65,15 @@ class Candidates:
         return self.valid(rng, np.concatenate([fresh, self.mutate(rng, mixed)]))
 
     def mutate(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
-        """The rows with at least one value changed each, numbers by steps of many sizes."""
+        """The rows with at least one value changed each, numbers by steps."""
         rows = rows.copy()
         active = ~np.isnan(rows)
         rate = 1.5 / np.maximum(active.sum(1), 1)
         chosen = (rng.random(rows.shape) < rate[:, None]) & active
         for row in np.flatnonzero(~chosen.any(1) & active.any(1)):
             chosen[row, rng.choice(np.flatnonzero(active[row]))] = True
-        steps = rng.normal(size=rows.shape) * 10 ** rng.uniform(-2, -0.3, size=rows.shape)
+        sizes = rng.uniform(SMALLEST_STEP, LARGEST_STEP, size=rows.shape)
+        steps = rng.normal(size=rows.shape) * 10**sizes
         for column in range(rows.shape[1]):
             at = np.flatnonzero(chosen[:, column])
             if column in self.dependents:

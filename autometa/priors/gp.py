@@ -138,7 +138,11 @@ def scale_of(log: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 class GP:
-    """A Gaussian process conditioned on one data set."""
+    """A Gaussian process conditioned on one data set.
+
+    Attributes:
+        evidence: log marginal likelihood of the data set.
+    """
 
     def __init__(self, data: Data, group: np.ndarray, log: np.ndarray) -> None:
         self.data, self.log = data, log
@@ -148,6 +152,8 @@ class GP:
         k[np.diag_indices(len(k))] += self.noise + _JITTER
         self.root = cholesky(k, lower=True, check_finite=False)
         self.alpha = cho_solve((self.root, True), data.y, check_finite=False)
+        fit, volume = float(data.y @ self.alpha), float(np.log(np.diag(self.root)).sum())
+        self.evidence = -0.5 * (fit + len(k) * math.log(2 * math.pi)) - volume
 
     def predict(
         self, x: np.ndarray, fixed: np.ndarray | None = None, tied: np.ndarray | None = None

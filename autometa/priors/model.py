@@ -1,4 +1,5 @@
-"""One proposal: the portfolio's next configuration, or the one of the best expected improvement."""
+"""One proposal: the portfolio's next configuration, or the one of the best expected improvement, by
+the sources and the target's trials or by these alone."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr
+from scipy.special import log_expit
 
 from autometa.priors import gp
+from autometa.priors.belief import Belief
 from autometa.priors.candidates import Candidates
 from autometa.priors.coding import Coding
 from autometa.priors.portfolio import greedy
-from autometa.priors.sources import Sources, basis, history, warp
+from autometa.priors.sources import Sources, history, warp
 
 N_POOL = 1000
 """Configurations whose predictions by the sources are kept from one suggestion to the next."""
@@ -27,7 +29,7 @@ MIN_OVERLAP = 1 / 3
 passed over."""
 CAUTION = 2.2
 """Deviations are held to be this many times as large: what the sources predict and the lengths of
-the residual are taken as known, which they are not."""
+the residual are taken as known, which they are not. Without sources they count as they are."""
 MAX_TRIALS = 150
 """Of a longer study the model sees the best half of these and the most recent others."""
 
@@ -41,6 +43,7 @@ class Pool:
 
 
 Acquisition = Callable[[np.ndarray], np.ndarray]
+"""Codes → [configuration]: log expected improvement."""
 
 
 class Search:
@@ -68,7 +71,8 @@ class Search:
         self.done_codes = self.coding.codes(self.done.params)
         self.running_codes = self.coding.codes([t.params for t in running])
         self.tried = {_key(row) for row in np.concatenate([self.done_codes, self.running_codes])}
-        self.alive = sources.overlap(params for params, _ in records) >= MIN_OVERLAP
+        self._alike = sources.overlap(params for params, _ in records) >= MIN_OVERLAP
+        self.alive = self._alike.copy()
         self._prior_weights = sources.weights(probes)
         self._required = {n for n in self.space if all(n in params for params, _ in records)}
         known = zip(self.coding.names, self.coding.conditional, strict=True)
@@ -95,34 +99,55 @@ class Search:
         return None
 
     def model(self, rng: np.random.Generator, pool: Pool) -> dict[str, Any]:
-        """By the sources' mean and the residual's Gaussian process."""
-        s, weights = self.sources, self.weights[self.alive]
-        z = warp(self.done.values)
+        """By two beliefs, one with the sources and one without, each as far as the target's trials
+        bear it out: the expected improvement is that of the mixture."""
+        weights, alive = self.weights[self.alive], self.alive
+        advised = self._belief(weights, self.sources.residual, CAUTION)
+        own = self._own_belief()
+        # the log odds of the two are the difference of their evidence
+        odds = advised.evidence - own.evidence
+        log_advised, log_own = log_expit(odds), log_expit(-odds)
 
-        f = s.predict(self.done_codes)[:, self.alive]
-        data = gp.Data(self._embed(self.done_codes), z - f @ weights, *basis(f, weights))
-        prior = s.residual.widened(len(self.coding.names))
-        process = gp.GP(data, self.coding.group, gp.fit([data], self.coding.group, prior, 20))
-        # the best value may be luck: what is to be improved is the best that the model believes in
-        believed = (f @ weights + process.predict(data.x, data.fixed, data.tied)[0]).min()
-        if len(self.running_codes):
-            x, pending = self._embed(self.running_codes), s.predict(self.running_codes)
-            known = basis(pending[:, self.alive], weights)
-            data = data.plus(x, process.predict(x, *known)[0], *known)
-            process = gp.GP(data, self.coding.group, process.log)
-
-        def improvement(x: np.ndarray, f: np.ndarray) -> np.ndarray:
-            left, deviation = process.predict(x, *basis(f, weights))
-            return log_improvement(f @ weights + left, CAUTION * deviation, best=believed)
+        def improvement(x: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+            return np.logaddexp(
+                log_advised + advised.improvement(x, predicted),
+                log_own + own.improvement(x, predicted[:, :0]),
+            )
 
         def acquisition(rows: np.ndarray) -> np.ndarray:
-            return improvement(self._embed(rows), s.predict(rows)[:, self.alive])
+            return improvement(self._embed(rows), self.sources.predict(rows)[:, alive])
 
-        seen = [*(_widened(c, self.coding) for c in s.codes), self.done_codes]
-        best = self.done_codes[np.argsort(z, kind="stable")[:6]]
-        values = improvement(pool.x, pool.predicted[:, self.alive])
-        candidates = self._candidates(np.concatenate(seen))
-        return self._climb(rng, candidates, best, acquisition, pool.codes, values)
+        values = improvement(pool.x, pool.predicted[:, alive])
+        return self._climb(rng, self._all_candidates(), acquisition, pool.codes, values)
+
+    def alone(self, rng: np.random.Generator) -> dict[str, Any]:
+        """By the belief without the sources. Of these only the branches count, where they say which
+        parameters go together."""
+        own, candidates = self._own_belief(), self._all_candidates()
+
+        def acquisition(rows: np.ndarray) -> np.ndarray:
+            return own.improvement(self._embed(rows), np.zeros((len(rows), 0)))
+
+        rows = candidates.draw(rng, self.done_codes, N_POOL)
+        return self._climb(rng, candidates, acquisition, rows, acquisition(rows))
+
+    def _own_belief(self) -> Belief:
+        return self._belief(np.zeros(0), gp.Hyper.default(len(self.coding.names)), 1.0)
+
+    def _belief(self, weights: np.ndarray, prior: gp.Hyper, caution: float) -> Belief:
+        """With the sources that count, or without any if there are no weights."""
+        counted = self.alive if len(weights) else np.zeros(len(self.sources), dtype=bool)
+        return Belief(
+            self._embed(self.done_codes),
+            warp(self.done.values),
+            self.sources.predict(self.done_codes)[:, counted],
+            weights,
+            self.coding.group,
+            prior.widened(len(self.coding.names)),
+            caution,
+            pending=self._embed(self.running_codes),
+            pending_predicted=self.sources.predict(self.running_codes)[:, counted],
+        )
 
     def pool(self, old: Pool | None, seed: int) -> Pool:
         """Candidates for this space: the old ones if it is still the same."""
@@ -145,16 +170,21 @@ class Search:
     def _candidates(self, seen: np.ndarray) -> Candidates:
         return Candidates(self.coding, self.space, seen, self._required, self._lost)
 
+    def _all_candidates(self) -> Candidates:
+        alike = [c for c, a in zip(self.sources.codes, self._alike, strict=True) if a]
+        seen = [*(_widened(c, self.coding) for c in alike), self.done_codes]
+        return self._candidates(np.concatenate(seen))
+
     def _climb(
         self,
         rng: np.random.Generator,
         candidates: Candidates,
-        best: np.ndarray,
         acquisition: Acquisition,
         rows: np.ndarray,
         values: np.ndarray,
     ) -> dict[str, Any]:
         """The best of the rows and of changes of the best, among those that were not tried."""
+        best = self.done_codes[np.argsort(self.done.values, kind="stable")[:6]]
         for _ in range(2):
             top = rows[np.argsort(-values, kind="stable")[:6]]
             around = candidates.mutate(rng, np.repeat(np.concatenate([top, best]), 12, axis=0))
@@ -163,18 +193,6 @@ class Search:
         order = np.argsort(-values, kind="stable")
         new = (i for i in order if _key(rows[i]) not in self.tried)
         return self.coding.decode(rows[next(new, order[0])])
-
-
-def log_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
-    """Logarithm of the expected improvement (minimisation), stable far from the best.
-
-    EI = σ (φ(u) + u Φ(u)), u = (best − μ)/σ; for u → −∞ it approaches σ φ(u)/u².
-    """
-    u = (best - mean) / deviation
-    density = -0.5 * u * u - 0.5 * np.log(2 * np.pi)
-    near = np.log(np.maximum(np.exp(density) + u * ndtr(u), 1e-300))
-    far = density - 2 * np.log(np.maximum(-u, 1.0))
-    return np.log(deviation) + np.where(u > -5, near, far)
 
 
 def _key(row: np.ndarray) -> tuple[float, ...]:

@@ -29,13 +29,16 @@ from autometa.priors.sources import Source, Sources, read_sources
 _logger = logging.getLogger(__name__)
 
 PROPOSED_BY = "transfer:by"
-"""System attribute of a trial: `portfolio`, `model`, or without sources `random` or `tpe`."""
+"""System attribute of a trial: `portfolio`, `model`, or without sources `random`, `tpe` or `gp`."""
 DROPPED = "transfer:dropped"
 """System attribute of a trial: positions of the sources that were dropped when it was proposed."""
 MAX_PLANS = 256
 """Trials whose parameters may be asked for in turns; a plan that was forgotten is made again."""
+PRIOR_FREE = {"random", "tpe", "gp"}
+"""Ways to propose a trial that know no source."""
 N_STARTUP = 5
-"""Trials of any kind, at least one of them prior-free, before TPE proposes one."""
+"""Trials of any kind, at least one of them prior-free, before a model of these alone proposes
+one."""
 _ALONE = threading.Lock()
 """One proposal at a time: threads share what was fitted, and the limit on BLAS is the process's."""
 
@@ -53,12 +56,16 @@ class TransferSampler(BaseSampler):
     """An Optuna sampler that learned from finished studies.
 
     It first proposes a *portfolio*: configurations that between them were good for every source.
-    Then it proposes what a *model* expects to improve most on the best trial: the weighted mean of
-    the sources' Gaussian processes of the log regret, plus a Gaussian process of what that leaves
-    unexplained, whose hyperparameters are learned by making every source the target of the others.
+    Then it proposes what a *model* expects to improve most on the best trial. The model is a
+    mixture of two: the weighted mean of the sources' Gaussian processes of the log regret, plus a
+    Gaussian process of what that leaves unexplained, whose hyperparameters are learned by making
+    every source the target of the others; and a Gaussian process of the target's trials alone. Each
+    has the share that its marginal likelihood gives it.
+
     A source that orders the target's trials wrongly is *dropped* (`guard.doubt`), one that has less
     than a third of the target's parameters is passed over, and a share of the trials is
-    *prior-free*: proposed by TPE, which knows no source. With no source left all trials are.
+    *prior-free*: proposed by TPE, which knows no source. With no source left all trials are, half
+    of them by TPE and half by a Gaussian process of the target's trials.
 
     Spaces may differ and may be conditional. Parameters that no source has are searched like those
     of any Gaussian process, those that the target lacks are averaged out; a number is matched by
@@ -204,7 +211,7 @@ class TransferSampler(BaseSampler):
         if sources is not None:
             search = Search(sources, trials, minimise, self._probes)
             trusted = self._judge(study, trial, trials, search)
-            plan = self._from_sources(trial, trials, search) if trusted else None
+            plan = (self._from_sources if trusted else self._from_target)(trial, trials, search)
         if plan is None:
             plan = self._without_sources(study, trial, trials, trusted)
         study._storage.set_trial_system_attr(trial._trial_id, PROPOSED_BY, plan.by)
@@ -223,13 +230,23 @@ class TransferSampler(BaseSampler):
         if len(search.done.values) == 0:
             return None
         # sources are hardly found to be wrong where they speak of good configurations only
-        if self._cold_share > 0 and not {"random", "tpe"} & set(by):
+        if self._cold_share > 0 and not PRIOR_FREE & set(by):
             return None
         rng = np.random.default_rng(self._stream(trial, 0))
         if rng.random() < self._cold_share:
             return None
         self._pool = pool = search.pool(self._pool, self._seed)
         return _Plan(search.model(rng, pool), "model")
+
+    def _from_target(
+        self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search
+    ) -> _Plan | None:
+        """By a Gaussian process of the target's trials, or for a random half None, which makes it
+        TPE's: where one of the two does badly the other seldom does."""
+        rng = np.random.default_rng(self._stream(trial, 3))
+        if _starting(trials) or rng.random() < 0.5:
+            return None
+        return _Plan(search.alone(rng), "gp")
 
     def _without_sources(
         self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], trusted: bool
@@ -241,8 +258,7 @@ class TransferSampler(BaseSampler):
             trusted: the other trials are the sources'. Then parameters are drawn together, as the
                 model does; else one by one, which explores more.
         """
-        by = [t.system_attrs.get(PROPOSED_BY) for t in trials if t.state == TrialState.COMPLETE]
-        if len(by) < N_STARTUP or not {"random", "tpe"} & set(by):
+        if _starting(trials):
             return _Plan({}, "random")
         with warnings.catch_warnings():
             # `group` is what conditional spaces need, `constant_liar` trials that run beside others
@@ -291,3 +307,9 @@ class TransferSampler(BaseSampler):
             search.alive &= ~bad
         doubted = self._cold_share > 0 and together > 0.5
         return bool(search.alive.any()) and not doubted
+
+
+def _starting(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether there are too few trials for a model of these alone."""
+    by = [t.system_attrs.get(PROPOSED_BY) for t in trials if t.state == TrialState.COMPLETE]
+    return len(by) < N_STARTUP or not PRIOR_FREE & set(by)

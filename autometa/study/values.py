@@ -44,8 +44,8 @@ def cost_of(trial: FrozenTrial) -> float | None:
 
 
 def proposed_by(trial: FrozenTrial) -> str | None:
-    """`portfolio` or `model` if earlier searches proposed the trial, `random` or `tpe` if none did
-    in a search that learns from some; None in any other search."""
+    """`portfolio` or `model` if earlier searches proposed the trial, `random`, `tpe` or `gp` if
+    none did in a search that learns from some; None in any other search."""
     by: str | None = trial.system_attrs.get(PROPOSED_BY)
     return by
 

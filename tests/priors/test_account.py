@@ -66,7 +66,7 @@ def test_helped_only_where_trials_are_better_by_more_than_luck() -> None:
     assert same["verdict"] == "neutral"
     assert account(mixed(-3.0), [SOURCE])["verdict"] == "neutral"
     assert account(mixed(-3.0), [SOURCE])["p"] > 0.9
-    assert better["proposed"] == {"portfolio": 0, "model": 32, "random": 0, "tpe": 16}
+    assert better["proposed"] == {"portfolio": 0, "model": 32, "random": 0, "tpe": 16, "gp": 0}
     assert better["best"]["prior"] > better["best"]["free"]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from autometa.priors import gp
-from autometa.priors.model import log_improvement
 
 GROUP = np.array([0, 1, 1])
 
@@ -34,6 +33,7 @@ def test_likelihood_is_that_of_the_normal_distribution() -> None:
     k += d.fixed @ d.fixed.T + 0.4**2 * d.tied @ d.tied.T + (0.2**2 + 1e-6) * np.eye(12)
     expected = -multivariate_normal(np.zeros(12), k).logpdf(d.y)
     assert gp._loss(LOG, d, distances)[0] + 6 * np.log(2 * np.pi) == pytest.approx(expected)
+    assert gp.GP(d, GROUP, LOG).evidence == pytest.approx(-expected)
 
 
 def test_gradient() -> None:
@@ -91,19 +91,3 @@ def test_fit_of_several_sets_is_one_answer() -> None:
     slope = approx_fprime(log, loss, 1e-6)
     assert np.abs(slope).max() < 0.1
     assert loss(log) < loss(prior.log)
-
-
-def test_improvement_against_an_integral() -> None:
-    grid = np.linspace(-12, 12, 200_001)
-    for mean, deviation, best in [(0.0, 1.0, 0.5), (2.0, 0.7, -1.0), (-1.0, 0.1, 0.0)]:
-        y = mean + deviation * grid
-        expected = np.trapezoid(np.maximum(best - y, 0) * norm.pdf(grid), grid)
-        found = log_improvement(np.array([mean]), np.array([deviation]), best)
-        np.testing.assert_allclose(found, np.log(expected), atol=1e-4)
-
-
-def test_improvement_orders_hopeless_candidates() -> None:
-    mean = np.linspace(1, 50, 200)
-    found = log_improvement(mean, np.full(200, 0.5), 0.0)
-    assert np.isfinite(found).all()
-    assert (np.diff(found) < 0).all()

@@ -255,9 +255,10 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
         wanted = set(args.tables.split(","))
         found = [t for t in found if {t[0], "-".join(t)} & wanted]
     exams, methods = args.exams.split(","), args.methods.split(",")
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     tasks = [  # seed by seed, so that a run that is cut off has whole seeds
         Task("cold" if method in COLD else exam, table, seed, method)
-        for exam, seed, table, method in product(exams, range(args.seeds), found, methods)
+        for exam, seed, table, method in product(exams, seeds, found, methods)
     ]
     return list(dict.fromkeys(tasks))
 
@@ -323,7 +324,7 @@ def report(tasks: Sequence[Task], out: Path, args: argparse.Namespace) -> dict[s
     return {
         "exams": exams,
         "seconds": {m: {"median": s, "first": first} for m, (s, first) in shown.items()},
-        "seeds": args.seeds,
+        "seeds": [args.first_seed, args.first_seed + args.seeds - 1],
         "tables": len({t.table for t in tasks}),
     }
 
@@ -332,7 +333,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench-transfer"))
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, … of every search")
+    parser.add_argument("--seeds", type=int, default=5, help="of every search (%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--exams", default=",".join(EXAMS), help="kinds of sources")
     parser.add_argument(
         "--methods",

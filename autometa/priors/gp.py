@@ -128,8 +128,11 @@ def _distances(x: np.ndarray, group: np.ndarray, n_parameters: int) -> np.ndarra
 
 def matern(r2: np.ndarray) -> np.ndarray:
     """Matérn 5/2 of squared distances, which are overwritten."""
-    r = np.sqrt(5 * np.maximum(r2, 0, out=r2))
-    return np.exp(-r) * (1 + r + r * r / 3)
+    r = np.sqrt(np.maximum(r2, 0, out=r2), out=r2)
+    r *= np.sqrt(np.asarray(5, r.dtype))
+    smooth = 1 + r * (1 + r / 3)
+    smooth *= np.exp(np.negative(r, out=r), out=r)
+    return smooth
 
 
 def scale_of(log: np.ndarray, group: np.ndarray) -> np.ndarray:

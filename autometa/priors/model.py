@@ -4,7 +4,6 @@ the sources and the target's trials or by these alone."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from autometa.priors.coding import Coding
 from autometa.priors.portfolio import greedy
 from autometa.priors.sources import Sources, history, warp
 
-N_POOL = 1000
-"""Configurations whose predictions by the sources are kept from one suggestion to the next."""
-N_BEST = 20
-"""A source's best trials, between and around which the pool lies."""
+N_CANDIDATES = 800
+"""Configurations of which the most promising is proposed."""
+N_BEST = 5
+"""The target's best trials, of which half of the candidates are variations."""
 N_PORTFOLIO_BEST = 10
 """A source's best trials, from which the portfolio is chosen."""
 MIN_OVERLAP = 1 / 3
@@ -34,14 +33,6 @@ MAX_TRIALS = 150
 """Of a longer study the model sees the best half of these and the most recent others."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    key: Any
-    codes: np.ndarray
-    x: np.ndarray
-    predicted: np.ndarray
-
-
 Acquisition = Callable[[np.ndarray], np.ndarray]
 """Codes → [configuration]: log expected improvement."""
 
@@ -52,6 +43,7 @@ class Search:
     Attributes:
         done: finished trials.
         done_codes, running_codes: [trial, parameter].
+        done_predicted: [trial, source], what the sources say of the finished trials.
         alive: [source], those that count.
     """
 
@@ -70,6 +62,8 @@ class Search:
         self.coding = Coding([records], base=sources.coding)
         self.done_codes = self.coding.codes(self.done.params)
         self.running_codes = self.coding.codes([t.params for t in running])
+        self.done_predicted = sources.predict(self.done_codes)
+        self._running_predicted = sources.predict(self.running_codes)
         self.tried = {_key(row) for row in np.concatenate([self.done_codes, self.running_codes])}
         self._alike = sources.overlap(params for params, _ in records) >= MIN_OVERLAP
         self.alive = self._alike.copy()
@@ -98,7 +92,7 @@ class Search:
                 return s.coding.decode(rows[i])
         return None
 
-    def model(self, rng: np.random.Generator, pool: Pool) -> dict[str, Any]:
+    def model(self, rng: np.random.Generator) -> dict[str, Any]:
         """By two beliefs, one with the sources and one without, each as far as the target's trials
         bear it out: the expected improvement is that of the mixture."""
         weights, alive = self.weights[self.alive], self.alive
@@ -108,28 +102,24 @@ class Search:
         odds = advised.evidence - own.evidence
         log_advised, log_own = log_expit(odds), log_expit(-odds)
 
-        def improvement(x: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        def acquisition(rows: np.ndarray) -> np.ndarray:
+            x, predicted = self._embed(rows), self.sources.predict(rows)[:, alive]
             return np.logaddexp(
                 log_advised + advised.improvement(x, predicted),
                 log_own + own.improvement(x, predicted[:, :0]),
             )
 
-        def acquisition(rows: np.ndarray) -> np.ndarray:
-            return improvement(self._embed(rows), self.sources.predict(rows)[:, alive])
-
-        values = improvement(pool.x, pool.predicted[:, alive])
-        return self._climb(rng, self._all_candidates(), acquisition, pool.codes, values)
+        return self._best_of(rng, acquisition)
 
     def alone(self, rng: np.random.Generator) -> dict[str, Any]:
         """By the belief without the sources. Of these only the branches count, where they say which
         parameters go together."""
-        own, candidates = self._own_belief(), self._all_candidates()
+        own = self._own_belief()
 
         def acquisition(rows: np.ndarray) -> np.ndarray:
             return own.improvement(self._embed(rows), np.zeros((len(rows), 0)))
 
-        rows = candidates.draw(rng, self.done_codes, N_POOL)
-        return self._climb(rng, candidates, acquisition, rows, acquisition(rows))
+        return self._best_of(rng, acquisition)
 
     def _own_belief(self) -> Belief:
         return self._belief(np.zeros(0), gp.Hyper.default(len(self.coding.names)), 1.0)
@@ -140,57 +130,29 @@ class Search:
         return Belief(
             self._embed(self.done_codes),
             warp(self.done.values),
-            self.sources.predict(self.done_codes)[:, counted],
+            self.done_predicted[:, counted],
             weights,
             self.coding.group,
             prior.widened(len(self.coding.names)),
             caution,
             pending=self._embed(self.running_codes),
-            pending_predicted=self.sources.predict(self.running_codes)[:, counted],
+            pending_predicted=self._running_predicted[:, counted],
         )
-
-    def pool(self, old: Pool | None, seed: int) -> Pool:
-        """Candidates for this space: the old ones if it is still the same."""
-        s = self.sources
-        space = sorted((name, repr(d)) for name, d in self.space.items())
-        key = self.coding.names, space, self._required, self._lost
-        if old is not None and old.key == key:
-            return old
-        seen = np.concatenate([_widened(c, self.coding) for c in s.codes])
-        best = np.concatenate([s.best(i, N_BEST) for i in range(len(s))])
-        candidates = self._candidates(seen)
-        rng = np.random.default_rng(seed)
-        codes = candidates.draw(rng, _widened(best, self.coding), N_POOL)
-        return Pool(key, codes, self._embed(codes), s.predict(codes))
 
     def _embed(self, codes: np.ndarray) -> np.ndarray:
         """What is missing for good has no distance."""
         return np.nan_to_num(self.coding.embed(codes))
 
-    def _candidates(self, seen: np.ndarray) -> Candidates:
-        return Candidates(self.coding, self.space, seen, self._required, self._lost)
-
-    def _all_candidates(self) -> Candidates:
+    def _best_of(self, rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Any]:
+        """The candidate that is expected to improve most, among those that were not tried."""
         alike = [c for c, a in zip(self.sources.codes, self._alike, strict=True) if a]
         seen = [*(_widened(c, self.coding) for c in alike), self.done_codes]
-        return self._candidates(np.concatenate(seen))
-
-    def _climb(
-        self,
-        rng: np.random.Generator,
-        candidates: Candidates,
-        acquisition: Acquisition,
-        rows: np.ndarray,
-        values: np.ndarray,
-    ) -> dict[str, Any]:
-        """The best of the rows and of changes of the best, among those that were not tried."""
-        best = self.done_codes[np.argsort(self.done.values, kind="stable")[:6]]
-        for _ in range(2):
-            top = rows[np.argsort(-values, kind="stable")[:6]]
-            around = candidates.mutate(rng, np.repeat(np.concatenate([top, best]), 12, axis=0))
-            rows = np.concatenate([rows, around])
-            values = np.concatenate([values, acquisition(around)])
-        order = np.argsort(-values, kind="stable")
+        candidates = Candidates(
+            self.coding, self.space, np.concatenate(seen), self._required, self._lost
+        )
+        best = self.done_codes[np.argsort(self.done.values, kind="stable")[:N_BEST]]
+        rows = candidates.draw(rng, best, N_CANDIDATES)
+        order = np.argsort(-acquisition(rows), kind="stable")
         new = (i for i in order if _key(rows[i]) not in self.tried)
         return self.coding.decode(rows[next(new, order[0])])
 

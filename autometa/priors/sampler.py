@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from autometa.priors import guard
 from autometa.priors.coding import NOTHING, fit_value
-from autometa.priors.model import Pool, Search
+from autometa.priors.model import Search
 from autometa.priors.sources import Source, Sources, read_sources
 
 _logger = logging.getLogger(__name__)
@@ -123,7 +123,6 @@ class TransferSampler(BaseSampler):
         self._n_portfolio = n_portfolio
         self._cold_share = cold_share
         self._fitted: dict[bool, Sources | None] = {}
-        self._pool: Pool | None = None
         self._plans: dict[tuple[str, int], _Plan] = {}
         self._reseed(seed)
 
@@ -195,7 +194,6 @@ class TransferSampler(BaseSampler):
 
     def _reseed(self, seed: int | None) -> None:
         self._seed = int(np.random.default_rng(seed).integers(2**31))
-        self._pool = None
 
     def _stream(self, trial: FrozenTrial, purpose: int) -> int:
         state = np.random.SeedSequence([self._seed, trial.number, purpose]).generate_state(1)
@@ -235,8 +233,7 @@ class TransferSampler(BaseSampler):
         rng = np.random.default_rng(self._stream(trial, 0))
         if rng.random() < self._cold_share:
             return None
-        self._pool = pool = search.pool(self._pool, self._seed)
-        return _Plan(search.model(rng, pool), "model")
+        return _Plan(search.model(rng), "model")
 
     def _from_target(
         self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search
@@ -288,7 +285,7 @@ class TransferSampler(BaseSampler):
         if not search.alive.any():
             return False
         rng = np.random.default_rng(self._stream(trial, 1))
-        predicted = sources.predict(search.done_codes)
+        predicted = search.done_predicted
         # the sources one by one, and the mean of those that are left
         mean = predicted @ search.weights
         doubt = guard.doubt(np.column_stack([predicted, mean]), search.done.values, rng)

@@ -207,10 +207,14 @@ class Sources:
         numbers = self.coding.sizes == 0
         # far outside its range a source says what it says just outside
         codes = np.where(numbers, np.clip(codes, -OUTSIDE, 1 + OUTSIDE), codes)
-        x = self.coding.embed(codes)[None]
-        x = np.where(np.isnan(x), self._centre[:, None, :], x) * self._scale[:, None, :]
-        r2 = gp.squared_distances(x.astype(np.float32), self._x)
-        return (gp.matern(r2) @ self._alpha[:, :, None])[:, :, 0].T + self._offset
+        embedded = self.coding.embed(codes)
+        found = np.empty((len(codes), len(self)))
+        # one by one, each in the processor's cache, is faster than all at once
+        for source, (centre, scale) in enumerate(zip(self._centre, self._scale, strict=True)):
+            x = np.where(np.isnan(embedded), centre, embedded) * scale
+            r2 = gp.squared_distances(x.astype(np.float32), self._x[source])
+            found[:, source] = gp.matern(r2) @ self._alpha[source]
+        return found + self._offset
 
     def regret(self, codes: np.ndarray) -> np.ndarray:
         """[configuration, source] as predicted, in the unit of `regrets`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_trial_that_reaches_cold_tpe(tmp_path: Path) -> None:
     assert {m: row["reaches_tpe"] for m, row in found.items()} == {"tpe": 4, "transfer": 2}
     assert found["transfer"]["regret"] == {1: pytest.approx(0.4)}
     assert found["transfer"]["ratio"]["tpe@1"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_seeds_are_those_asked_for() -> None:
+    options = {"tables": "nasbench201-cifar10", "exams": "siblings", "methods": "tpe,transfer"}
+    found = script.tasks_of(Namespace(first_seed=7, seeds=2, **options))
+    assert [(t.exam, t.seed) for t in found] == [
+        ("cold", 7), ("siblings", 7), ("cold", 8), ("siblings", 8)
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

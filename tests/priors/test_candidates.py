@@ -36,3 +36,33 @@ def test_a_choice_is_switched_with_what_comes_and_goes_with_it() -> None:
     found = {tuple(np.nan_to_num(row[[column, *depends]], nan=-9)) for row in rows[at]}
     assert found <= tried
     assert len(found) > 10  # not one and the same trial
+
+
+def test_candidates_are_configurations_of_the_space() -> None:
+    candidates, coding = made()
+    best = candidates.seen[:3]
+    rows = candidates.draw(np.random.default_rng(0), best, 200)
+    assert rows.shape == (200, len(coding.names))
+    there = {name: ~np.isnan(column) for name, column in zip(coding.names, rows.T, strict=True)}
+    deep = rows[:, coding.names.index("model")] == coding.parameters["model"].index("deep")
+    for name, active in there.items():
+        if name != "gate":  # which only half of the deep ones have
+            np.testing.assert_array_equal(
+                active, True if name == "model" else deep ^ (name == "width")
+            )
+    assert not (there["gate"] & ~deep).any()
+
+
+def test_half_of_the_candidates_are_like_the_best() -> None:
+    candidates, _ = made()
+    best = candidates.seen[:3]
+    rows = candidates.draw(np.random.default_rng(0), best, 200)
+    same = (rows[:, None] == best) | (np.isnan(rows[:, None]) & np.isnan(best))
+    kept = same.mean(2).max(1)
+    assert kept[100:].mean() > 0.6 > 0.5 > kept[:100].mean()
+    assert (kept[100:] < 1).mean() > 0.5
+    # numbers drawn anew are nowhere those of a trial
+    width = rows[:100, candidates.coding.names.index("width")]
+    assert not np.isin(width[~np.isnan(width)], candidates.seen).any()
+    # over the whole range
+    assert np.nanmin(width) < 0.1 < 0.9 < np.nanmax(width)

@@ -84,7 +84,8 @@ class TransferSampler(BaseSampler):
         probes: [1 + source, probe], what was measured of the target's problem (first row) and of
             each source's, in whatever units; a source counts for more the nearer it is. All count
             the same if not given.
-        n_portfolio: trials of the portfolio.
+        n_portfolio: trials of the portfolio. Trials that are suggested before there is any result
+            are the portfolio's too, but for the prior-free share; none are if it is zero.
         cold_share: prior-free share of the trials after the portfolio. Unless it is zero, the
             first of them is random, which puts the sources to the test, and all trials are
             prior-free while the sources together are more likely wrong than right.
@@ -225,15 +226,17 @@ class TransferSampler(BaseSampler):
             params = search.portfolio()
             if params is not None:
                 return _Plan(params, "portfolio")
-        if len(search.done.values) == 0:
-            return None
         # sources are hardly found to be wrong where they speak of good configurations only
         if self._cold_share > 0 and not PRIOR_FREE & set(by):
             return None
         rng = np.random.default_rng(self._stream(trial, 0))
         if rng.random() < self._cold_share:
             return None
-        return _Plan(search.model(rng), "model")
+        if len(search.done.values):
+            return _Plan(search.model(rng), "model")
+        # suggested ahead of all results, which leaves the model nothing to go on
+        params = search.portfolio() if self._n_portfolio else None
+        return None if params is None else _Plan(params, "portfolio")
 
     def _from_target(
         self, trial: FrozenTrial, trials: Sequence[FrozenTrial], search: Search

@@ -325,6 +325,26 @@ def test_sources_with_nothing_in_common_do_no_harm() -> None:
     assert study.best_value < 1
 
 
+def test_trials_suggested_ahead_of_results_are_the_portfolio_s() -> None:
+    space = SOURCES[0].trials[0].distributions
+
+    def ahead(n: int, **options: Any) -> optuna.Study:
+        study = optuna.create_study(sampler=TransferSampler(SOURCES, seed=0, **options))
+        for _ in range(n):
+            study.ask(space)
+        return study
+
+    found = proposed_by(ahead(16, n_portfolio=2))
+    assert found[:3] == ["portfolio", "portfolio", "random"]
+    assert set(found) == {"portfolio", "random"}
+    assert found.count("portfolio") >= 11
+    params = [tuple(t.params.values()) for t in ahead(16, n_portfolio=2).trials]
+    assert len(set(params)) == 16
+    # prior-free ones remain, and without a portfolio there is nothing to fall back on
+    assert proposed_by(ahead(16, cold_share=1.0)) == ["portfolio"] * 5 + ["random"] * 11
+    assert set(proposed_by(ahead(6, n_portfolio=0))) == {"random"}
+
+
 def test_running_trials_are_not_proposed_again() -> None:
     study = run(bowl(3.5, -3, "b"), SOURCES, 10, cold_share=0.0)
     space: dict[str, BaseDistribution] = {

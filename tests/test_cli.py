@@ -231,3 +231,27 @@ def test_output_closed_early_is_no_traceback() -> None:
     )
     os.close(writing)
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_in_a_finalizer_is_not_forgotten() -> None:
+    script = """
+import signal, time
+import autometa.cli
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # Python prints what this raises, and goes on
+
+def app():
+    Finalized()
+    time.sleep(30)
+    print("went on")
+
+autometa.cli.app = app
+autometa.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode not in (0, 1), done
+    assert done.stdout == ""
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.strip().endswith("KeyboardInterrupt")

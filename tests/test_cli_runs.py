@@ -228,25 +228,25 @@ def test_a_stopped_search_says_how_to_go_on(
     home: Path, number: signal.Signals, on_ctrl_c: signal.Handlers
 ) -> None:
     words = ["search", "multidigits", "--n-trials", "500", "--study-name", "long", *SMALL]
-    process = subprocess.Popen(
+    journal = home / "studies" / "long.journal"
+    deadline = time.monotonic() + 150
+    with subprocess.Popen(
         [sys.executable, "-m", "autometa.cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, on_ctrl_c),
-    )
-    journal = home / "studies" / "long.journal"
-    deadline = time.monotonic() + 150
-    try:
-        while not (journal.exists() and journal.stat().st_size > 10_000):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        printed, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    ) as process:
+        try:
+            while not (journal.exists() and journal.stat().st_size > 10_000):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(number)
+            printed, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, (printed, errors)
     assert errors.splitlines()[-1].strip() == f"autometa {' '.join(words)} --resume"
     assert json.loads(run("trials", "long", "--json").stdout)

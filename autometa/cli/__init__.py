@@ -7,7 +7,10 @@ the options answer at once; each command imports what it needs when it runs.
 from __future__ import annotations
 
 import inspect
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from typing import Annotated
 
@@ -78,7 +81,19 @@ def main() -> None:
     # A batch system or a closed session stops us as Ctrl-C does: the study is left to be resumed,
     # and what was started (Ray, the MLflow server) is ended.
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _repeat_if_stopped
     app()
+
+
+def _repeat_if_stopped(lost: sys.UnraisableHookArgs) -> None:
+    """Stop again: Python prints what is raised in a finalizer, Ctrl-C as well, and goes on."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    # not at once, or it would be lost in here in the same way
+    again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _version(value: bool) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,8 @@ class AllocationPeak(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._live = 0
-        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._storages: dict[int, _Storage] = {}
+        self._freed: deque[_Storage] = deque()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -112,6 +113,7 @@ class AllocationPeak(TorchDispatchMode):
 
     def restart(self) -> None:
         """Forget the peak, and go on from what lives now."""
+        self._forget_freed()
         self.peak = self._live
 
     def __torch_dispatch__(
@@ -128,13 +130,26 @@ class AllocationPeak(TorchDispatchMode):
         return made
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        self._forget_freed()
+        key = storage._cdata
         if key in self._storages:  # a view, or changed in place
             return
-        self._storages[key] = weakref.ref(storage, partial(self._freed, key, size))
-        self._live += size
+        # `append`, no function of ours: Ctrl-C while it ran would be printed and forgotten
+        made = _Storage(storage, self._freed.append)
+        made.key, made.size = key, storage.nbytes()
+        self._storages[key] = made
+        self._live += made.size
         self.peak = max(self.peak, self._live)
 
-    def _freed(self, key: int, size: int, _: object) -> None:
-        self._live -= size
-        del self._storages[key]
+    def _forget_freed(self) -> None:
+        while self._freed:
+            freed = self._freed.popleft()
+            self._live -= freed.size
+            del self._storages[freed.key]
+
+
+class _Storage(weakref.ref[torch.UntypedStorage]):
+    """A storage that may be freed, and its bytes."""
+
+    key: int
+    size: int

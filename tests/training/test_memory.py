@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,18 @@ def test_the_peak_counts_what_lives_at_a_time() -> None:
         del second, third
         torch.zeros(1)
         assert watched.peak == 6000
+
+
+def test_no_function_runs_where_ctrl_c_would_be_forgotten() -> None:
+    called: list[str] = []
+    with AllocationPeak() as watched:
+        made = torch.zeros(1000)
+        sys.setprofile(lambda frame, event, _: called.append(f"{event} {frame.f_code.co_name}"))
+        del made  # what a finalizer raises is printed and dropped, KeyboardInterrupt too
+        sys.setprofile(None)
+        torch.zeros(500)
+    assert [name for name in called if name.startswith("call ")] == []
+    assert watched.peak == 4000
 
 
 def test_as_many_runs_as_fit_and_at_least_one() -> None:

@@ -186,8 +186,7 @@ def _bounded(file: zipfile.ZipFile, name: str, where: str) -> bytes:
 
 
 def _table_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
-    buffer = pa.BufferReader(data)
-    with pq.ParquetFile(buffer) as file:
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
         if file.schema_arrow.remove_metadata() != _SCHEMA:
             found = ", ".join(f"{f.name} {f.type}" for f in file.schema_arrow)
             raise UserError(f"{where}: trials.parquet should have other columns. Found {found}.")
@@ -197,10 +196,11 @@ def _table_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
                 f"Found {file.metadata.num_rows:,}."
             )
     # a text that a small file repeats in every row stays one text until its length is known
-    # without threads, which an interrupt would leave behind
-    table = pq.read_table(
-        pa.BufferReader(data), read_dictionary=list(_TEXT), use_threads=False, pre_buffer=False
-    )
+    texts = list(_TEXT)
+    with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts, pre_buffer=False) as file:
+        # not `read_table`: it has threads even without `use_threads`, and one that lets go of
+        # `data` while Python ends aborts the process
+        table = file.read(use_threads=False)
     length = 0
     for name in _TEXT:
         for chunk in table[name].chunks:

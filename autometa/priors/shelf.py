@@ -63,20 +63,21 @@ def named(home: Home, name: str) -> Path:
 
 def find(home: Home, text: str, warn: Warn) -> Prior:
     """A prior by its name (`shipped`: the package's), by the path of its file, or one record by its
-    name.
+    name or its study's (the newest of that name).
 
     Raises:
         UserError: there is none (with the nearest name), or it is damaged.
     """
-    if text == SHIPPED_NAME and (found := shipped()) is not None:
-        return found
+    if text == SHIPPED_NAME and (ours := shipped()) is not None:
+        return ours
     known = names(home)
     if text in known:
         return read_prior(named(home, text))
     path = Path(text).expanduser()
     if path.is_file():
         return read_prior(path)
-    kept = {record.name: record for record in records(home, warn)}
+    found = records(home, warn)
+    kept = {record.facts.study: record for record in found} | {r.name: r for r in found}
     if text in kept:
         return Prior(text, (kept[text],))
     hint = nearest(text, [*known, *kept])

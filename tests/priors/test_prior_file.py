@@ -6,6 +6,8 @@ import io
 import json
 import math
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +83,21 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_reading_leaves_no_thread_that_aborts_the_end_of_python(tmp_path: Path) -> None:
+    path = write_prior(tmp_path / f"a{prior_file.SUFFIX}", Prior("a", (record(),)))
+    script = f"""
+import os
+from pathlib import Path
+from autometa.priors.prior_file import read_prior
+before = os.listdir("/proc/self/task")
+assert read_prior(Path({str(path)!r})).records
+print(len(os.listdir("/proc/self/task")) - len(before))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 def test_a_record_is_the_study(tmp_path: Path) -> None:
     study = finished()
     kept = record()
@@ -95,6 +112,17 @@ def test_a_record_is_the_study(tmp_path: Path) -> None:
     )
     pruned = [t for t in kept.trials if t.state == TrialState.PRUNED]
     assert [set(t.intermediate_values) for t in pruned] == [{3}, {3}]
+
+
+def test_a_record_is_found_by_its_study_too(tmp_path: Path) -> None:
+    home, kept = Home.find(tmp_path), record()
+    shelf.keep(home, kept)
+    warnings: list[str] = []
+    for text in (kept.name, kept.facts.study):
+        found = shelf.find(home, text, warnings.append)
+        assert [r.name for r in found.records] == [kept.name]
+    assert kept.name != kept.facts.study
+    assert warnings == []
 
 
 def parts(tmp_path: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from scipy.special import log_expit
 from autometa.priors import gp
 from autometa.priors.belief import Belief
 from autometa.priors.candidates import Candidates
-from autometa.priors.coding import Coding
+from autometa.priors.coding import Category, Coding
 from autometa.priors.portfolio import greedy
 from autometa.priors.sources import Sources, history, warp
 
@@ -56,15 +56,16 @@ class Search:
     ) -> None:
         self.sources = sources
         self.done = history(trials, minimise).recent(MAX_TRIALS)
-        running = [t for t in trials if t.state == TrialState.RUNNING and t.params]
+        asked = [t for t in trials if t.params]
+        running = [t for t in asked if t.state == TrialState.RUNNING]
         records = [*self.done.records(), *((t.params, t.distributions) for t in running)]
-        self.space = {name: d for _, distributions in records for name, d in distributions.items()}
+        self.space = {name: d for t in asked for name, d in t.distributions.items()}
         self.coding = Coding([records], base=sources.coding)
         self.done_codes = self.coding.codes(self.done.params)
         self.running_codes = self.coding.codes([t.params for t in running])
         self.done_predicted = sources.predict(self.done_codes)
         self._running_predicted = sources.predict(self.running_codes)
-        self.tried = {_key(row) for row in np.concatenate([self.done_codes, self.running_codes])}
+        self._asked_codes = self.coding.codes([t.params for t in asked])
         self._alike = sources.overlap(params for params, _ in records) >= MIN_OVERLAP
         self.alive = self._alike.copy()
         self._prior_weights = sources.weights(probes)
@@ -80,15 +81,23 @@ class Search:
         return weights / weights.sum()
 
     def portfolio(self) -> dict[str, Any] | None:
-        """The configuration of a source that adds most to those tried; None if none is left."""
-        s = self.sources
-        rows = np.concatenate([s.best(i, N_PORTFOLIO_BEST) for i in range(len(s)) if self.alive[i]])
-        tried = np.concatenate([self.done_codes, self.running_codes])
+        """The configuration of a source that adds most to those tried, whatever became of them;
+        None if none is left.
+
+        Two are the same if they are so in what both the source and the target have.
+        """
+        s, tried = self.sources, self._asked_codes
+        best = [s.best(i, N_PORTFOLIO_BEST) for i in range(len(s)) if self.alive[i]]
+        known = [(~np.isnan(c)).any(0) for c, a in zip(s.codes, self.alive, strict=True) if a]
+        rows = np.concatenate(best)
+        wide = self.coding.snap(_widened(rows, self.coding), self.space)
+        common = np.zeros(wide.shape, dtype=bool)
+        common[:, : rows.shape[1]] = np.repeat(known, [len(b) for b in best], axis=0)
+        common &= (~np.isnan(tried)).any(0) & self._available(wide)
         covered = s.regret(tried)[:, self.alive].min(0) if len(tried) else None
-        weights = self.weights[self.alive]
-        for i in greedy(s.regret(rows)[:, self.alive], weights, covered):
-            wide = self.coding.snap(_widened(rows[i : i + 1], self.coding), self.space)
-            if _key(wide[0]) not in self.tried:
+        for i in greedy(s.regret(rows)[:, self.alive], self.weights[self.alive], covered):
+            same = np.isclose(tried, wide[i], rtol=0, atol=1e-6, equal_nan=True)
+            if not (same | ~common[i]).all(1).any():
                 return s.coding.decode(rows[i])
         return None
 
@@ -120,6 +129,16 @@ class Search:
             return own.improvement(self._embed(rows), np.zeros((len(rows), 0)))
 
         return self._best_of(rng, acquisition)
+
+    def _available(self, codes: np.ndarray) -> np.ndarray:
+        """[configuration, parameter]: not a category that the target lacks, in place of which it
+        draws one of its own."""
+        found = np.ones(codes.shape, dtype=bool)
+        for column, name in enumerate(self.coding.names):
+            if isinstance(self.coding.parameters[name], Category):
+                options = self.coding.options(name, self.space)
+                found[:, column] = np.isnan(codes[:, column]) | np.isin(codes[:, column], options)
+        return found
 
     def _own_belief(self) -> Belief:
         return self._belief(np.zeros(0), gp.Hyper.default(len(self.coding.names)), 1.0)
@@ -153,7 +172,8 @@ class Search:
         best = self.done_codes[np.argsort(self.done.values, kind="stable")[:N_BEST]]
         rows = candidates.draw(rng, best, N_CANDIDATES)
         order = np.argsort(-acquisition(rows), kind="stable")
-        new = (i for i in order if _key(rows[i]) not in self.tried)
+        tried = {_key(row) for row in self._asked_codes}
+        new = (i for i in order if _key(rows[i]) not in tried)
         return self.coding.decode(rows[next(new, order[0])])
 
 

@@ -133,10 +133,11 @@ def distances(probes: np.ndarray) -> np.ndarray:
 
 
 def weights(distance: np.ndarray) -> np.ndarray:
-    """[source], their sum is 1: from the nearest source to the median one the weight falls to a
-    third."""
+    """[source], their sum is 1: from the nearest source to the median one, the median of the
+    farther ones if most are nearest, the weight falls to a third, and nowhere to zero."""
     beyond = distance - distance.min()
-    found = (1 / 3) ** (beyond / max(np.median(beyond), 1e-12))
+    unit = np.median(beyond) or np.median(beyond[beyond > 0]) if beyond.any() else 1.0
+    found = np.maximum((1 / 3) ** (beyond / unit), 1e-3)
     return np.asarray(found / found.sum())
 
 

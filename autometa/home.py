@@ -82,6 +82,11 @@ class Home:
         return self.root / "checkpoints" / study
 
 
+def is_name(text: str) -> bool:
+    """Whether this can be the name of a study, and so a file name on every system."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_study_name(name: str) -> str:
     """Return `name` if it can be a file name on every system.
 
@@ -89,7 +94,7 @@ def check_study_name(name: str) -> str:
         UserError: it is empty, starts with a dot, or has other characters than
             letters, digits, `.`, `_` and `-`.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UserError(
             "Parameter `study_name` should be 1 to 100 letters, digits, `.`, `_` or `-` and start "
             f"with a letter or digit. Found `study_name = {name!r}`."

@@ -116,6 +116,19 @@ def test_a_finished_search_leaves_a_record(tmp_path: Path) -> None:
     assert shelf.records(home, warn=lambda text: None) == []
 
 
+def test_a_record_that_cannot_be_made_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object) -> None:
+        raise ValueError("odd study")
+
+    monkeypatch.setattr(api_priors, "record_of", fails)
+    told: list[str | None] = []
+    result = run(tmp_path, small_suite(), n_trials=4, progress=lambda s: told.append(s.message))
+    assert result.model is not None
+    assert any("No record is left" in text and "odd study" in text for text in told if text)
+
+
 def test_the_next_search_learns_from_it(taught: tuple[Path, SearchResult]) -> None:
     folder, result = taught
     found = prior(result)

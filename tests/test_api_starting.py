@@ -22,6 +22,7 @@ from autometa.finals import Finalist
 from autometa.home import Home
 from autometa.judge import _notes, describe_network
 from autometa.model import Model
+from autometa.priors import probes
 from autometa.study import delete_study, list_studies, read_study
 from autometa.tasks import TaskSuite
 from autometa.training.initial import Initial
@@ -295,6 +296,26 @@ class TestAuto:
         assert result.init["fit"] == 2
         assert result.init["distance"] is not None
         assert any("the nearest of 2 that fit" in text for text in told if text)
+
+    def test_the_newest_where_the_suite_cannot_be_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = {"text": SPACE.replace("choices: [4, 8]", "choices: [8]"), "n_trials": 2}
+        options["independent_share"] = 0.0
+        for k, name in enumerate(("older", "newer")):
+            run(tmp_path, named(name, seed=3 + k, rows=95), study_name=name, **options)
+
+        def fails(suite: object) -> None:
+            raise ValueError("odd rows")
+
+        monkeypatch.setattr(probes, "measure", fails)
+        told: list[str | None] = []
+        result = run(
+            tmp_path, init_from="auto", n_trials=2, progress=lambda step: told.append(step.message)
+        )
+        assert result.init is not None
+        assert (result.init["model"], result.init["distance"]) == ("newer", None)
+        assert any("odd rows), so the newest" in text for text in told if text)
 
     def test_says_why_none_fits(self, tmp_path: Path) -> None:
         run(tmp_path, n_trials=2, study_name="same", independent_share=0.0)

@@ -85,7 +85,8 @@ def nearest_candidate(
         fits: raises `Unfit` where no network of the space has such blocks.
 
     Returns:
-        It, or None with a sentence that says why there is none.
+        It, the newest if the suite cannot be measured, or None; and a sentence that says why it is
+        not the nearest, which is empty if it is.
     """
     found: list[Candidate] = []
     measured: list[list[float]] = []
@@ -114,14 +115,21 @@ def nearest_candidate(
         if not reasons:
             return None, "There is no earlier model yet: every run starts at random."
         return None, f"No earlier model fits, every run starts at random ({'; '.join(reasons)})."
-    best, distance = 0, None
+    best, distance, why = len(found) - 1, None, ""
     if len(found) > 1:
-        own = probes.vector(dict(probes.measure(suite.without_test())))
-        far = distances(np.array([own, *measured]))
-        best = int(np.argmin(far))
-        distance = round(float(far[best]), 3)
+        try:
+            own = probes.vector(dict(probes.measure(suite.without_test())))
+        except Exception as exc:  # whatever it stumbled over, any that fits may be tried
+            why = (
+                f"The suite could not be measured ({type(exc).__name__}: {exc}), so the newest "
+                "earlier model that fits is taken."
+            )
+        else:
+            far = distances(np.array([own, *measured]))
+            best = int(np.argmin(far))
+            distance = round(float(far[best]), 3)
     more = {"asked": "auto", "distance": distance, "fit": len(found)}
-    return replace(found[best], facts={**found[best].facts, **more}), ""
+    return replace(found[best], facts={**found[best].facts, **more}), why
 
 
 def read_model(path: Path) -> Model:

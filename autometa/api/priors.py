@@ -179,19 +179,21 @@ def leave_record(
     suite: TaskSuite | EpisodicSuite,
     notify: Callable[[Progress], None],
 ) -> None:
-    """Write the record of a finished search; if the disk fails the search is no worse for it."""
+    """Write the record of a finished search; if that fails the search is no worse for it."""
 
     def tell(message: str) -> None:
         notify(Progress("judge", 0, 0, message=message))
 
-    record = record_of(handle.study, suite_probes(handle, suite, tell))
+    measured = suite_probes(handle, suite, tell)
     handle.commit()
-    if not record.trials:  # a space without anything to search
-        return
     try:
-        shelf.keep(home, record)
+        record = record_of(handle.study, measured)
+        if record.trials:  # else a space without anything to search
+            shelf.keep(home, record)
     except InfrastructureError as exc:
         tell(f"No record is left for later searches: {exc}")
+    except Exception as exc:  # the search is done, and its result is to be returned
+        tell(f"No record is left for later searches ({type(exc).__name__}: {exc}).")
 
 
 def _choose(

@@ -98,6 +98,7 @@ def choose_start(
             start = replace(none, attrs={INIT: {"asked": AUTO, "model": None}}, message=why)
         else:
             start = _start(none, found)
+            start = replace(start, message=f"{why} {start.message}".strip())
     else:
         try:
             start = _start(none, _asked(init_from, suite, home))
@@ -213,7 +214,7 @@ def _start(none: Start, found: Candidate) -> Start:
         "blocks": initial.blocks,
         "parameters": sum(leaf.numel() for leaf in initial.params.values()),
     }
-    of = f" of {facts['fit']} that fit" if facts["fit"] > 1 else ""
+    of = f" of {facts['fit']} that fit" if facts["distance"] is not None else ""
     message = (
         f"Runs may start from model `{facts['model']}` of suite `{facts['suite']}`"
         f"{of and f', the nearest{of}'}."

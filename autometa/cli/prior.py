@@ -9,6 +9,7 @@ import typer
 
 from autometa.cli import options
 from autometa.cli.output import emit_json, note, say, shown, table
+from autometa.errors import UserError
 from autometa.home import Home
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ def list_priors(home: options.Home = None, json: options.Json = False) -> None:
 
     folder = Home.find(home)
     kept = shelf.records(folder, note)
-    priors = {name: shelf.find(folder, name, note) for name in shelf.names(folder)}
+    priors = {}
+    for name in shelf.names(folder):
+        try:
+            priors[name] = shelf.find(folder, name, note)
+        except UserError as exc:
+            note(f"{exc} It is left out.")
     if (ours := shelf.shipped()) is not None:
         priors = {shelf.SHIPPED_NAME: ours, **priors}
     if json:

@@ -232,10 +232,11 @@ def _extended(
 
 
 def _choices(distributions: Sequence[BaseDistribution]) -> tuple[Any, ...]:
-    choices: dict[tuple[type, Any], Any] = {}
+    choices: dict[tuple[type, str], Any] = {}
     for d in distributions:
         if isinstance(d, CategoricalDistribution):
-            choices.update({(type(c), c): c for c in d.choices})
+            # by what it looks like: a choice may be a list, which is no key
+            choices.update({(type(c), repr(c)): c for c in d.choices})
     return tuple(choices.values())
 
 

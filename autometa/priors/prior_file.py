@@ -30,7 +30,7 @@ from pydantic import Field
 
 from autometa.config import Config, parse
 from autometa.errors import InfrastructureError, UserError
-from autometa.priors.records import Facts, Record, trial_of
+from autometa.priors.records import Facts, Line, Record, trial_of
 from autometa.study import rung_values
 
 SUFFIX = ".prior"
@@ -38,6 +38,7 @@ MAX_FILE = 64 * 2**20
 """Bytes of a prior file, and of what each of its members unpacks to."""
 MAX_ROWS = 200_000
 """Trials of all its records."""
+MAX_ROW_GROUPS = 1_000
 _MEMBERS = ("prior.json", "trials.parquet")
 _TEXT = ("arm", "state", "params", "rungs")
 _SCHEMA = pa.schema(
@@ -55,7 +56,7 @@ _SCHEMA = pa.schema(
 
 class _Head(Config):
     format: Literal[1]
-    name: str = Field(max_length=100)
+    name: Line = Field(max_length=300)
     records: list[Facts]
 
 
@@ -129,7 +130,7 @@ def from_bytes(data: bytes, where: str) -> Prior:
         raise UserError(f"{where}: trials.parquet cannot be read ({_brief(exc)}).") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib_error) as exc:
         raise UserError(f"{where} is not a prior: it should be a zip file ({exc}).") from None
-    except (RecursionError, ValueError, TypeError, OverflowError, OSError) as exc:
+    except (RecursionError, ValueError, TypeError, ArithmeticError, OSError) as exc:
         raise UserError(f"{where} is damaged or not a prior: {_brief(exc)}.") from None
 
 
@@ -194,6 +195,17 @@ def _table_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
             raise UserError(
                 f"{where} should have at most {MAX_ROWS:,} trials. "
                 f"Found {file.metadata.num_rows:,}."
+            )
+        groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+        plain = len(groups) <= MAX_ROW_GROUPS and all(
+            group.column(k).compression == "UNCOMPRESSED"
+            for group in groups
+            for k in range(group.num_columns)
+        )
+        if not plain:  # a kilobyte could be gigabytes, and be read before it is known
+            raise UserError(
+                f"{where}: trials.parquet should not be compressed itself, and have at most "
+                f"{MAX_ROW_GROUPS:,} row groups."
             )
     # a text that a small file repeats in every row stays one text until its length is known
     texts = list(_TEXT)

@@ -20,7 +20,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from autometa.config import Config
 from autometa.space import Arm
@@ -30,6 +30,20 @@ STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ARMS: tuple[Arm, Arm] = ("sharing", "independent")
 PROBES_ATTRIBUTE = "probes"
 """Attribute of a study: the probes of its suite, name → number or None."""
+MAX_PARAMETERS = MAX_CHOICES = 1_000
+"""Of a record, and of one of its categories."""
+MAX_END = 1e150
+"""Of a range: the width of a larger one is not a number."""
+
+
+def _one_line(text: str) -> str:
+    """Refuse what a terminal may obey instead of printing."""
+    if not text.isprintable():
+        raise ValueError("it should have printable characters only")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class Facts(Config):
@@ -42,16 +56,16 @@ class Facts(Config):
     `probes`: name → number, None where it could not be measured (`probes.measure`).
     """
 
-    study: str = Field(max_length=200)
-    id: str = Field(max_length=64)
-    finished: str = Field(max_length=64)
-    suite: str = Field(max_length=500)
-    fingerprint: str = Field(max_length=200)
+    study: Line = Field(max_length=200)
+    id: Line = Field(max_length=64)
+    finished: Line = Field(max_length=64)
+    suite: Line = Field(max_length=500)
+    fingerprint: Line = Field(max_length=200)
     episodic: bool
     max_epochs: int = Field(ge=1)
     space: str
-    distributions: dict[str, dict[str, Any]]
-    probes: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
+    distributions: dict[Line, dict[str, Any]] = Field(max_length=MAX_PARAMETERS)
+    probes: dict[Line, Annotated[float, Field(allow_inf_nan=False)] | None]
 
     @field_validator("distributions")
     @classmethod
@@ -59,14 +73,16 @@ class Facts(Config):
         for name, raw in value.items():
             try:
                 found = json_to_distribution(json.dumps(raw))
-            except (ValueError, TypeError, KeyError) as exc:
+            except (ValueError, TypeError, KeyError, ArithmeticError) as exc:
                 raise ValueError(f"Distribution of `{name}` cannot be read ({exc}).") from None
             choices = getattr(found, "choices", ())
+            if len(choices) > MAX_CHOICES:
+                raise ValueError(f"Choices of `{name}` should be at most {MAX_CHOICES:,}.")
             if not all(isinstance(c, str | int | float | None) for c in choices):
                 raise ValueError(f"Choices of `{name}` should be plain values. Found {choices}.")
             ends = [getattr(found, end, 0.0) for end in ("low", "high")]
-            if not all(math.isfinite(end) for end in ends):
-                raise ValueError(f"Range of `{name}` should be finite. Found {ends}.")
+            if not all(abs(end) <= MAX_END for end in ends):  # NaN neither
+                raise ValueError(f"Range of `{name}` should be within ±{MAX_END}. Found {ends}.")
         return value
 
 
@@ -112,7 +128,7 @@ def record_of(study: optuna.Study, probes: Mapping[str, float | None]) -> Record
     return _record(
         study,
         id=attrs["id"],
-        suite=attrs["suite"]["name"],
+        suite=_printable(attrs["suite"]["name"]),
         fingerprint=attrs["suite"]["fingerprint"],
         episodic="episodes" in attrs,
         max_epochs=attrs["settings"]["max_epochs"],
@@ -136,7 +152,7 @@ def record_of_any(study: optuna.Study, episodic: bool) -> Record:
     return _record(
         study,
         id=hashlib.sha256(study.study_name.encode()).hexdigest()[:32],
-        suite=study.study_name[:500],
+        suite=_printable(study.study_name),
         fingerprint="",
         episodic=episodic,
         max_epochs=max([1, *(e for t in study.trials for e in t.intermediate_values)]),
@@ -170,7 +186,7 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
     ]
     return Record(
         Facts(
-            study=study.study_name[:200],
+            study=_printable(study.study_name)[:200],
             finished=(ended or datetime.datetime.now()).isoformat(timespec="seconds"),
             distributions={
                 n: json.loads(distribution_to_json(d)) for n, d in distributions.items()
@@ -195,13 +211,16 @@ def trial_of(
 
     Raises:
         ValueError: it is none: an unknown arm or state, a value where there is none or no value
-            where there is one, a parameter that is not known or is out of its range.
+            where there is one, a rung that is not finite, a parameter that is not known or is out
+            of its range.
     """
     if arm not in ARMS or state not in {s.name for s in STATES}:
         raise ValueError(f"Trial {number} has arm {arm!r} and state {state!r}")
     unknown = next((name for name in params if name not in distributions), None)
     if unknown is not None:
         raise ValueError(f"Trial {number} has a parameter {unknown!r} without a distribution")
+    if not all(math.isfinite(score) for score in rungs.values()):
+        raise ValueError(f"Trial {number} has a rung whose score is not finite")
     trial = create_trial(
         state=TrialState[state],
         value=value,
@@ -212,6 +231,10 @@ def trial_of(
     )
     trial.number = number
     return trial
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in name)[:500]
 
 
 def widest(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:

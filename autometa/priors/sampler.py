@@ -124,7 +124,7 @@ class TransferSampler(BaseSampler):
         self._n_portfolio = n_portfolio
         self._cold_share = cold_share
         self._fitted: dict[bool, Sources | None] = {}
-        self._plans: dict[tuple[str, int], _Plan] = {}
+        self._plans: dict[tuple[int, int], _Plan] = {}
         self._reseed(seed)
 
     def with_seed(self, seed: int) -> TransferSampler:
@@ -166,7 +166,7 @@ class TransferSampler(BaseSampler):
     ) -> Any:
         """The value in the plan of the whole trial, which is made when its first value is asked."""
         self._raise_error_if_multi_objective(study)
-        key = study.study_name, trial.number
+        key = _key(study, trial)
         if key not in self._plans:
             # a driver that tells trials past this sampler leaves their plans behind
             while len(self._plans) >= MAX_PLANS:
@@ -191,7 +191,7 @@ class TransferSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        self._plans.pop((study.study_name, trial.number), None)
+        self._plans.pop(_key(study, trial), None)
 
     def _reseed(self, seed: int | None) -> None:
         self._seed = int(np.random.default_rng(seed).integers(2**31))
@@ -307,6 +307,11 @@ class TransferSampler(BaseSampler):
             search.alive &= ~bad
         doubted = self._cold_share > 0 and together > 0.5
         return bool(search.alive.any()) and not doubted
+
+
+def _key(study: optuna.Study, trial: FrozenTrial) -> tuple[int, int]:
+    """Of a trial among those of all studies: two may have one name."""
+    return id(study._storage), trial._trial_id
 
 
 def _starting(trials: Sequence[FrozenTrial]) -> bool:

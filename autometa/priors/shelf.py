@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autometa.errors import UserError, nearest
-from autometa.home import Home, check_study_name
+from autometa.home import Home, check_study_name, is_name
 from autometa.priors.prior_file import SUFFIX, Prior, merged, read_prior, write_prior
 from autometa.priors.records import Record
 
@@ -43,8 +44,9 @@ def records(home: Home, warn: Warn) -> list[Record]:
 
 
 def names(home: Home) -> list[str]:
-    """The named priors."""
-    return sorted(path.name.removesuffix(SUFFIX) for path in home.priors.glob(f"*{SUFFIX}"))
+    """The named priors; files that no name can be of are not looked at."""
+    found = (path.name.removesuffix(SUFFIX) for path in home.priors.glob(f"*{SUFFIX}"))
+    return sorted(name for name in found if is_name(name))
 
 
 def named(home: Home, name: str) -> Path:
@@ -73,9 +75,10 @@ def find(home: Home, text: str, warn: Warn) -> Prior:
     known = names(home)
     if text in known:
         return read_prior(named(home, text))
-    path = Path(text).expanduser()
-    if path.is_file():
-        return read_prior(path)
+    with contextlib.suppress(OSError, RuntimeError):  # too long, or of a user that is not there
+        path = Path(text).expanduser()
+        if path.is_file():
+            return read_prior(path)
     found = records(home, warn)
     kept = {record.facts.study: record for record in found} | {r.name: r for r in found}
     if text in kept:

@@ -16,13 +16,13 @@ _JOURNAL = ".journal"
 
 def is_storage(text: str) -> bool:
     """Whether this names a storage: a URL, or the path of a journal; `#STUDY` may follow."""
-    return "://" in text or text.partition("#")[0].endswith(_JOURNAL)
+    return "://" in text or _parts(text)[0].endswith(_JOURNAL)
 
 
 def shown_storage(text: str) -> str:
     """The name without a password, for messages and for what is kept."""
-    where, sign, name = text.partition("#")
-    return hidden(where) + sign + name if "://" in where else text
+    where, name = _parts(text)
+    return (hidden(where) + (f"#{name}" if name else "")) if "://" in where else text
 
 
 def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list[Record]:
@@ -36,7 +36,7 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
         UserError: there is no such storage or study, or none that maximises one value.
         InfrastructureError: the storage cannot be reached.
     """
-    where, _, wanted = text.partition("#")
+    where, wanted = _parts(text)
     shown = shown_storage(text)
     try:
         with reading(where) as storage:
@@ -76,3 +76,13 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
     for name in odd:
         warn(f"Study `{name}` of `{shown}` does not maximise one value. It is left out.")
     return sorted(records, key=lambda r: (r.facts.finished, r.name), reverse=True)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """The storage and the study's name, which is empty if there is none. A `#` before the `@` of a
+    URL is of its password."""
+    _, _, rest = text.partition("://")
+    authority = rest.partition("/")[0]
+    begin = len(text) - len(rest) + authority.rfind("@") + 1 if rest else 0
+    where, _, name = text[begin:].partition("#")
+    return text[:begin] + where, name

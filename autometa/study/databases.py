@@ -34,6 +34,8 @@ from autometa.errors import InfrastructureError, StudyError
 STALE_SECONDS = 60.0
 BEAT_SECONDS = 10.0
 _CONNECT_SECONDS = 10
+_SECRET = ("pass", "pwd", "secret", "token", "key")
+"""Parts of the names of a URL's parameters that are not to be shown."""
 _OWNERS = models.StudyUserAttributeModel.__table__
 
 
@@ -106,11 +108,18 @@ def disconnect(rdb: RDBStorage) -> None:
 
 
 def hidden(url: str) -> str:
-    """The URL without its password, for messages."""
+    """The URL without passwords, for messages and for what is kept."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sql.ArgumentError:
-        return url
+        parsed = make_url(url)
+        secret = {k: "***" for k in parsed.query if any(w in k.lower() for w in _SECRET)}
+        shown = parsed.update_query_dict(secret).render_as_string(hide_password=True)
+        if "@" not in (parsed.host or ""):
+            return shown.replace("%2A%2A%2A", "***")
+    except (sql.ArgumentError, ValueError):
+        pass
+    # it cannot be told what of it is a password
+    scheme, sign, _ = url.partition("://")
+    return f"{scheme}{sign}…" if sign else url
 
 
 @contextmanager

@@ -138,9 +138,10 @@ def zipped(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> P
     return path
 
 
-def table_of(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> bytes:
+def table_of(rows: list[dict[str, Any]], schema: pa.Schema | None = None, **options: Any) -> bytes:
     out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema or prior_file._SCHEMA), out)
+    table = pa.Table.from_pylist(rows, schema=schema or prior_file._SCHEMA)
+    pq.write_table(table, out, **{"compression": "none", **options})
     return out.getvalue()
 
 
@@ -210,6 +211,14 @@ def test_texts_that_a_small_table_repeats(tmp_path: Path, monkeypatch: pytest.Mo
         read_prior(path)
 
 
+@pytest.mark.parametrize("options", [{"compression": "zstd"}, {"row_group_size": 1}])
+def test_a_table_that_is_larger_than_its_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
+    table = table_of([ROW] * 1_001, **options)
+    path = zipped(tmp_path / "bad.prior", {**parts(tmp_path), "trials.parquet": table})
+    with pytest.raises(UserError, match="should not be compressed itself"):
+        read_prior(path)
+
+
 def test_a_pickle_is_not_looked_into(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
@@ -241,6 +250,7 @@ def test_a_pickle_is_not_looked_into(tmp_path: Path) -> None:
         ({"params": None}, "only `value` may be missing"),
         ({"rungs": '{"x": 1}'}, "damaged or not a prior"),
         ({"rungs": '{"3": []}'}, "damaged or not a prior"),
+        ({"rungs": '{"3": 1e999}'}, "rung whose score is not finite"),
         ({"value": None}, "damaged or not a prior"),
     ],
 )
@@ -259,6 +269,7 @@ def test_trials_that_no_search_leaves(tmp_path: Path, change: dict[str, Any], me
         ({"more": 1}, "`.*more` is not known"),
         ({"records": [{}]}, "missing"),
         ({"name": 3}, "name"),
+        ({"name": "red \x1b[31m"}, "printable"),
     ],
 )
 def test_heads_of_another_form(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -276,6 +287,10 @@ def test_heads_of_another_form(tmp_path: Path, change: dict[str, Any], message: 
         {"name": "FloatDistribution", "attributes": {"low": 0, "high": 1e999}},
         {"name": "CategoricalDistribution", "attributes": {"choices": [[1], {"a": 2}]}},
         {"attributes": 3},
+        {"name": "FloatDistribution", "attributes": {"low": -1.7e308, "high": 1.7e308}},
+        {"name": "FloatDistribution", "attributes": {"low": 0, "high": 1, "step": 1e-320}},
+        {"name": "IntDistribution", "attributes": {"low": 0, "high": 1, "step": 0.5}},
+        {"name": "CategoricalDistribution", "attributes": {"choices": list(range(1_001))}},
     ],
 )
 @pytest.mark.filterwarnings("ignore:Choices for a categorical")
@@ -295,6 +310,25 @@ def test_probes_are_finite_numbers(tmp_path: Path, value: str) -> None:
     assert text != good["prior.json"]
     with pytest.raises(UserError):
         read_prior(zipped(tmp_path / "bad.prior", {**good, "prior.json": text}))
+
+
+@pytest.mark.parametrize("name", ["suite", "study", "finished", "id"])
+def test_what_a_terminal_would_obey_is_refused(tmp_path: Path, name: str) -> None:
+    good = parts(tmp_path)
+    head = json.loads(good["prior.json"])
+    head["records"][0][name] = "\x1b[2J"
+    data = {**good, "prior.json": json.dumps(head).encode()}
+    with pytest.raises(UserError, match="printable"):
+        read_prior(zipped(tmp_path / "bad.prior", data))
+
+
+def test_a_study_of_any_name_leaves_a_record_that_is_read(tmp_path: Path) -> None:
+    study = finished()
+    study.set_user_attr("suite", {"name": "tab\t" + "x" * 600, "fingerprint": "f00d"})
+    kept = record_of(study, {})
+    path = write_prior(tmp_path / "a.prior", Prior("a", (kept,)))
+    (found,) = read_prior(path).records
+    assert found.facts.suite.startswith("tab\N{REPLACEMENT CHARACTER}x")
 
 
 def test_other_columns_and_damage(tmp_path: Path) -> None:

@@ -406,6 +406,26 @@ def test_sources_of_the_target_s_own_problem_may_all_be_dropped() -> None:
     assert np.median(late) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:Choices for a categorical")
+def test_choices_that_are_lists() -> None:
+    def objective(trial: Trial) -> float:
+        layers = trial.suggest_categorical("layers", [[8], [8, 8], [16]])  # type: ignore[list-item]
+        return len(layers) + trial.suggest_float("x", 0, 1)
+
+    study = run(objective, [searched(objective, 20)], 20)
+    assert {"portfolio", "model"} <= set(proposed_by(study))
+    assert study.best_value < 1.3
+
+
+def test_two_studies_of_one_name_share_a_sampler() -> None:
+    sampler = TransferSampler(SOURCES, seed=0)
+    space = SOURCES[0].trials[0].distributions
+    for _ in range(2):
+        study = optuna.create_study(study_name="one", sampler=sampler)
+        study.ask(space)  # and never told
+        assert proposed_by(study) == ["portfolio"]
+
+
 def test_running_trials_are_not_proposed_again() -> None:
     study = run(bowl(3.5, -3, "b"), SOURCES, 10, cold_share=0.0)
     space: dict[str, BaseDistribution] = {

@@ -69,6 +69,30 @@ def test_the_command_line(home: Home, capsys: pytest.CaptureFixture[str]) -> Non
     assert "Did you mean `theirs`?" in capsys.readouterr().err
 
 
+def test_odd_files_beside_the_priors(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    shelf.keep(home, record())
+    shelf.build(home, "ours", [], lambda text: None, replace=False)
+    (home.priors / "junk.prior").write_text("no")
+    (home.priors / "two words.prior").write_bytes((home.priors / "ours.prior").read_bytes())
+    assert cli("prior", "list") == 0
+    printed = capsys.readouterr()
+    assert "prior ours: 1 search" in printed.out
+    assert "junk.prior" in printed.err
+    assert "It is left out." in printed.err
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "~nobody-of-this-name/x", "\0"])
+def test_what_can_be_no_path_is_no_prior(home: Home, text: str) -> None:
+    with pytest.raises(UserError, match="should be the name of a prior"):
+        shelf.find(home, text, lambda said: None)
+
+
+def test_a_record_of_the_longest_name(home: Home) -> None:
+    shelf.keep(home, record("s" * 100))
+    (kept,) = shelf.records(home, pytest.fail)
+    assert kept.facts.study == "s" * 100
+
+
 def test_a_hostile_import_leaves_nothing(home: Home, tmp_path: Path) -> None:
     (tmp_path / "bad.prior").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(UserError):

@@ -132,3 +132,24 @@ def test_what_names_a_storage() -> None:
     assert "secret" not in shown
     assert shown.endswith("@host/db#x")
     assert shown_storage("a.journal#x") == "a.journal#x"
+    assert shown_storage("sqlite:///a.db#x@y") == "sqlite:///a.db#x@y"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://u:s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:s3#cret@h/db#x", "postgresql://u:***@h/db#x"),
+        ("postgresql://u:12#s3cret@h#x", "postgresql://u:***@h#x"),
+        ("postgresql://u:s3cret@h:port/db", "postgresql://…"),
+        ("postgresql://u:s3@cret@h/db", "postgresql://…"),
+        ("postgresql://h/db?password=s3cret&user=u", "postgresql://h/db?password=***&user=u"),
+        ("mysql://h/db?ssl_key_passwd=s3cret#x", "mysql://h/db?ssl_key_passwd=***#x"),
+    ],
+)
+def test_passwords_are_not_shown(text: str, shown: str, said: list[str]) -> None:
+    assert shown_storage(text) == shown
+    if "port" in text.partition("@")[2]:  # the address is understood, and is wrong
+        with pytest.raises(UserError, match="Parameter `prior` should be") as caught:
+            read_storage(text, False, said.append)
+        assert "cret" not in str(caught.value)

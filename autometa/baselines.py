@@ -106,5 +106,5 @@ def _settings(rows: int, features: int, per_iteration: int, seed: int, spare: bo
         "l2_regularization": 10.0,
         "max_features": 1.0 if features < _WIDE else max(0.1, _WIDE / features),
         "early_stopping": stop,
-        "random_state": seed,
+        "random_state": seed % 2**32,  # older studies may have a larger one
     }

@@ -72,10 +72,10 @@ def pooled_baselines(
     rows, queries = x.reshape(len(x), -1), new.reshape(-1, int(np.prod(new.shape[2:])))
     truth = y.astype(np.float64)
     if kind == "regression":
-        trees = HistGradientBoostingRegressor(random_state=seed)
+        trees = HistGradientBoostingRegressor(random_state=seed % 2**32)
         linear, name = ridge, "ridge"
     else:
-        trees = HistGradientBoostingClassifier(random_state=seed)
+        trees = HistGradientBoostingClassifier(random_state=seed % 2**32)
         linear, name = _logistic_of_two, "logistic"
     with threadpool_limits(limits=1):
         found = {f"pooled_{name}": linear(rows, truth, queries)}

@@ -109,6 +109,11 @@ class Finals:
         """
         chosen = [trial for arm in ("sharing", "independent") for trial in best_of(trials, arm)]
         chosen += [t for t in trials if is_advised(t) and is_eligible(t) and t not in chosen]
+        if not trials:
+            raise InfrastructureError(
+                "No trial was started before the time was up, so there is nothing to judge. Resume "
+                f"study `{self.study}` with a longer `timeout`."
+            )
         if not chosen:
             raise InfrastructureError(
                 "No trial completed, so there is nothing to judge. `autometa trials "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from autometa.errors import UserError, nearest
+from autometa.errors import InfrastructureError, UserError, nearest
 
+HOME = "The home folder (`home`, `--home` or `$AUTOMETA_HOME`)"
+"""How messages name it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -82,12 +86,36 @@ class Home:
         return self.root / "checkpoints" / study
 
 
+def check_writable(folder: Path, what: str) -> None:
+    """Refuse a folder in which nothing can be written, before any work is done for it.
+
+    Args:
+        what: names it, for the message.
+
+    Raises:
+        UserError: it is a file, or cannot be made or written.
+        InfrastructureError: the disk is full.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not existing.is_dir():
+            raise UserError(f"{what} should be a folder. Found the file `{existing}`.")
+        with tempfile.TemporaryDirectory(prefix=".autometa-", dir=existing):
+            pass
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InfrastructureError(f"{what}: {exc.strerror} (`{folder}`).") from exc
+        raise UserError(
+            f"{what} should be a folder that can be written. Found `{folder}` ({exc.strerror})."
+        ) from None
+
+
 def is_name(text: str) -> bool:
     """Whether this can be the name of a study, and so a file name on every system."""
     return _NAME.fullmatch(text) is not None
 
 
-def check_study_name(name: str) -> str:
+def check_study_name(name: str, parameter: str = "study_name") -> str:
     """Return `name` if it can be a file name on every system.
 
     Raises:
@@ -96,7 +124,7 @@ def check_study_name(name: str) -> str:
     """
     if not is_name(name):
         raise UserError(
-            "Parameter `study_name` should be 1 to 100 letters, digits, `.`, `_` or `-` and start "
-            f"with a letter or digit. Found `study_name = {name!r}`."
+            f"Parameter `{parameter}` should be 1 to 100 letters, digits, `.`, `_` or `-` and "
+            f"start with a letter or digit. Found `{parameter} = {name!r}`."
         )
     return name

@@ -34,6 +34,8 @@ from tests.test_judge import run
         ({"cpus_per_worker": 10_000}, UserError, "cpus_per_worker = 10000"),
         ({"gpus_per_worker": 10_000.0}, UserError, "the GPUs of this machine"),
         ({"seed": -1}, UserError, "seed = -1"),
+        ({"seed": 2**32}, UserError, "seed = 4294967296"),
+        ({"ray_address": "127.0.0.1:1"}, UserError, "ray_address = 127.0.0.1:1"),
         ({"sampler": "tpee"}, UserError, "tpee"),
         ({"pruner": "ashaa"}, UserError, "asha"),
         ({"device": "tpu"}, DeviceError, "tpu"),
@@ -49,6 +51,22 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert names in str(caught.value)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_home_that_cannot_be_is_the_users_mistake(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match=r"home folder .*Found the file") as caught:
+        autometa.search(small_suite(), home=file / below, workers=0)
+    assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match=r"home folder .*Found the file"):
+        autometa.train(small_suite(), {}, home=file / below)
+
+
+def test_no_time_for_any_trial_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="No trial was started before the time was up"):
+        run(tmp_path, small_suite(), timeout=0.0)
 
 
 def test_unknown_space_key_is_refused(tmp_path: Path) -> None:
@@ -142,6 +160,25 @@ def test_train_writes_a_model(tmp_path: Path) -> None:
     same = autometa.train(small_suite(), config, max_epochs=5, home=tmp_path, device="cpu")
     assert same.value == result.value
     assert same.model != result.model
+
+
+def test_train_writes_over_nothing_else(tmp_path: Path) -> None:
+    config = {"backbone.width": 8, "backbone.depth": 2}
+    options = {"max_epochs": 1, "home": tmp_path, "device": "cpu"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(UserError, match="holds other files"):
+        autometa.train(small_suite(), config, out=tmp_path / "mine", **options)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    with pytest.raises(UserError, match=r"`out` .*Found the file"):
+        autometa.train(small_suite(), config, out=tmp_path / "mine" / "notes.txt", **options)
+    for _ in range(2):  # its own model may be replaced
+        autometa.train(small_suite(), config, out=tmp_path / "model", **options)
+    found = run(tmp_path, small_suite(), n_trials=2, max_epochs=1, study_name="s")
+    with pytest.raises(UserError, match="model of a search"):
+        autometa.train(small_suite(), config, out=found.model, **options)
+    with pytest.raises(UserError, match=f"seed = {2**32}"):
+        autometa.train(small_suite(), config, seed=2**32, **options)
 
 
 def test_train_refuses_what_cannot_be_built_or_diverges(tmp_path: Path) -> None:

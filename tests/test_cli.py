@@ -93,6 +93,7 @@ def test_version() -> None:
         ),
         (["search", "x", "--independent-share", "1.5"], "between 0 and 1. Found `1.5`."),
         (["search", "x", "--n-trials", "two"], "Found `two`."),
+        (["search", "x", "--seed", "4294967296"], "`--seed` should be between 0 and 4294967295."),
         (["search", "x", "--n-trails", "2"], "--n-trials"),
         (["search"], "Missing argument 'SUITE'"),
         (["serach", "x"], "Did you mean 'search'?"),
@@ -106,12 +107,17 @@ def test_version() -> None:
         (["best", "nowhere", "--arm", "both"], "should be sharing or independent. Found `both`."),
         (["delete", "nowhere", "--yes"], "no study `nowhere`"),
         (["ui", "--host", "0.0.0.0", "--no-browser"], "Found `host = '0.0.0.0'`."),
+        (["ui", "--mlflow-tracking-uri", "off"], "Found `off`."),
+        (["trials", "--storage", "sqlite:///absent.db"], "There is no database `absent.db`."),
+        (["best", "x", "--storage", "sqlite:///absent.db"], "There is no database `absent.db`."),
+        (["prior", "build", "a/b"], "Parameter `name` should be"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_2(words: list[str], told: str) -> None:
     result = run(*words)
     assert result.exit_code == 2
     assert told in sentence(result)
+    assert not Path("absent.db").exists()
 
 
 def test_no_words_print_the_help() -> None:
@@ -171,7 +177,9 @@ def test_doctor_tells_a_home_that_cannot_be(tmp_path: Path) -> None:
     file.write_text("")
     result = run("doctor", "--home", str(file / "below"))
     assert result.exit_code == 1
-    assert "is a file where the home folder should be" in result.stdout
+    assert "The home folder should be a folder. Found the file" in result.stdout
+    if Path("/proc/self").exists():  # where root is told that it may write, and may not
+        assert run("doctor", "--home", "/proc/x").exit_code == 1
 
 
 def test_find_model(home: Path) -> None:

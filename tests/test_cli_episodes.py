@@ -151,6 +151,14 @@ def test_train_prints_some_of_many_tasks(tmp_path: Path) -> None:
     assert "  80 more tasks; --json has them all." in lines
 
 
+def test_train_in_episodes_fine_tunes_unless_told_otherwise(tmp_path: Path) -> None:
+    words = ["--set", "backbone.width=8", "--max-epochs", "1", "--device", "cpu"]
+    out = tmp_path / "model"
+    result = run("train", "sinusoid", "--episodic", "--shots", "5", *words, "--out", str(out))
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((out / "model.json").read_text())["config"]["adaptation.kind"] == "finetune"
+
+
 @pytest.mark.parametrize("command", ["search", "train"])
 def test_help_has_the_options(command: str) -> None:
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "140"}).stdout

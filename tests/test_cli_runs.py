@@ -91,6 +91,23 @@ def test_a_taken_name_and_a_misspelt_target_exit_2(
     assert wrong.stderr.count("\n") == 1
 
 
+def test_the_next_commands_name_the_same_storage_and_server(table: Path, tmp_path: Path) -> None:
+    where = ["--home", str(tmp_path / "home"), "--storage", f"sqlite:///{tmp_path}/s.db"]
+    words = [word for word in suite(table) if word not in ("--mlflow-tracking-uri", "off")]
+    words += ["--mlflow-tracking-uri", f"sqlite:///{tmp_path}/m.db", "--study-name", "there"]
+    found = run("search", *words, *where)
+    assert found.exit_code == 0, found.stderr
+    shown = [
+        line.split()[1:] for line in found.stdout.splitlines() if line.startswith("  autometa")
+    ]
+    commands = {line[0]: line for line in shown}
+    assert set(commands) == {"predict", "trials", "diagnose", "ui"}
+    for name in ("trials", "diagnose"):
+        result = run(*commands[name])
+        assert result.exit_code == 0, result.stderr
+    assert commands["ui"][-2:] == ["--mlflow-tracking-uri", f"sqlite:///{tmp_path}/m.db"]
+
+
 def test_trials(searched: tuple[Path, Result]) -> None:
     home, _ = searched
     rows = json.loads(run("trials", "wine", "--home", str(home), "--json").stdout)

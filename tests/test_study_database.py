@@ -222,12 +222,20 @@ def test_storage_that_is_not_one(home: Home, storage: str, message: str) -> None
         opened(home, "s", storage)
 
 
+@pytest.mark.parametrize("call", [read_study, lambda h, n, u: list_studies(h, u)])
+def test_reading_makes_no_database(home: Home, call: Any) -> None:
+    path = home.root / "s.db"
+    with pytest.raises(StudyError, match=r"There is no database .*s\.db"):
+        call(home, "s", f"sqlite:///{path}")
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("call", [opened, read_study, lambda h, n, u: list_studies(h, u)])
 def test_storage_that_cannot_be_reached(home: Home, call: Any) -> None:
-    for storage in (
-        "postgresql://tester:secret@127.0.0.1:1/x",
-        f"sqlite:///{home.root}/no/such/folder/s.db",
-    ):
+    storages = ["postgresql://tester:secret@127.0.0.1:1/x"]
+    if call is opened:
+        storages.append(f"sqlite:///{home.root}/no/such/folder/s.db")
+    for storage in storages:
         started = time.monotonic()
         with pytest.raises(InfrastructureError, match=r"cannot be reached.*run with --resume") as e:
             call(home, "s", storage)

@@ -1,6 +1,7 @@
 """The front in Python: `search`, `train`, `load_model`."""
 
-from autometa.api.front import load_model, read_config, search, train
+from autometa.api.front import search
 from autometa.api.results import SearchResult, TrainResult
+from autometa.api.training import load_model, read_config, train
 
 __all__ = ["SearchResult", "TrainResult", "load_model", "read_config", "search", "train"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from autometa.errors import DataError, StudyError, UserError
 from autometa.searching.settings import SearchSettings
-from autometa.tasks import EpisodicSuite, TaskSuite
+from autometa.tasks import EpisodicSuite, TaskSuite, load_suite
 from autometa.tasks.episodes import EpisodeShape
 
 #: attribute of a study: the shape of its episodes
@@ -179,3 +180,23 @@ def _words(facts: Mapping[str, Any] | None) -> str:
         if facts[f"test_{name}"] != facts[name]:
             flags.append(f"--test-{name} {facts[f'test_{name}']}")
     return f"`{' '.join(flags)}`"
+
+
+def load_any(
+    suite: TaskSuite | EpisodicSuite | str | Path,
+    episodes: EpisodeRequest | None,
+    options: Mapping[str, Any],
+) -> TaskSuite | EpisodicSuite:
+    """The suite that was given or named, in episodes where they are asked for."""
+    ready = isinstance(suite, TaskSuite | EpisodicSuite)
+    if ready and options:
+        raise UserError(f"Options {', '.join(options)} go to `load_suite`, not to a suite.")
+    loaded = suite if isinstance(suite, TaskSuite | EpisodicSuite) else load_suite(suite, **options)
+    if isinstance(loaded, EpisodicSuite):
+        if episodes is not None:
+            raise UserError(
+                "Parameter `episodic` is about suites of tasks. The suite given is one of episodes "
+                "already: leave out `episodic`, `ways` and `shots`."
+            )
+        return loaded
+    return loaded if episodes is None else episodes.of_suite(loaded)

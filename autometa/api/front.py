@@ -1,10 +1,10 @@
-"""The front in Python: `search`, `train`, `load_model`. The command line calls them too."""
+"""The front in Python: `search`. The command line calls it too."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from autometa.api.closing import closing
 from autometa.api.episodic import (
     EPISODES,
-    EpisodeRequest,
     asked_episodes,
     check_same_episodes,
     check_settings_of_episodes,
     episode_facts,
+    load_any,
 )
 from autometa.api.logged import log_end, log_start
 from autometa.api.objectives import check_bound, check_objectives, front_rows
@@ -38,27 +38,20 @@ from autometa.api.priors import (
 )
 from autometa.api.results import (
     SearchResult,
-    TrainResult,
     search_result,
     store_tried,
     stored_diagnosis,
     tracked,
 )
-from autometa.api.starting import choose_start, start_of
-from autometa.config import flatten, read_yaml
-from autometa.errors import ConfigError, UserError
-from autometa.home import Home, check_study_name
-from autometa.model import Model
+from autometa.api.starting import choose_start
+from autometa.errors import UserError
+from autometa.home import HOME, Home, check_study_name, check_writable
 from autometa.searching.executors import Chain
 from autometa.searching.loop import SearchLoop, SearchSettings
 from autometa.searching.progress import Progress
 from autometa.study import open_study
-from autometa.tasks import EpisodicSuite, TaskSuite, load_suite
+from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.tracking import Tracker
-from autometa.training.devices import find_device
-from autometa.training.population import Trainer
-from autometa.training.state import Run
-from autometa.trial import TrialConfig
 
 Notify = Callable[[Progress], None]
 
@@ -174,8 +167,14 @@ def search(
         test_ways=test_ways,
         test_shots=test_shots,
     )
+    if workers == 0 and ray_address is not None:
+        raise UserError(
+            "Parameter `ray_address` should be left out with `workers = 0`, which runs everything "
+            f"in this process. Found `ray_address = {ray_address}`."
+        )
     place = Home.find(home)
-    loaded = _load(suite, episodes, suite_options)
+    check_writable(place.root, HOME)
+    loaded = load_any(suite, episodes, suite_options)
     facts = None
     if isinstance(loaded, EpisodicSuite):
         check_settings_of_episodes(settings, diagnose)
@@ -293,121 +292,3 @@ def search(
         if tracker.problem:
             notify(Progress("judge", 0, 0, message=f"MLflow: {tracker.problem}"))
         return result
-
-
-def train(
-    suite: TaskSuite | EpisodicSuite | str | Path,
-    config: Mapping[str, Any] | str | Path,
-    *,
-    max_epochs: int = 27,
-    seed: int = 0,
-    device: str = "auto",
-    init_from: str | Path | None = None,
-    episodic: bool = False,
-    ways: int | None = None,
-    shots: int | None = None,
-    queries: int | None = None,
-    one_task: bool = False,
-    home: str | Path | None = None,
-    out: str | Path | None = None,
-    **suite_options: Any,
-) -> TrainResult:
-    """Train one configuration on the training rows and score it on the validation rows.
-
-    With `episodic` on training tasks, and on the validation tasks, as in `search`.
-
-    Args:
-        config: dotted names to values, or a YAML file of them; what is missing takes its default.
-        init_from: a model (folder, or name in the home folder) whose shared blocks it starts from;
-            at random if None.
-        out: folder of the model; a new one in the home folder if None.
-
-    Raises:
-        UserError: bad input, or the run diverged (then no model is written).
-    """
-    started = time.monotonic()
-    values = read_config(config) if isinstance(config, str | Path) else config
-    parsed = TrialConfig.from_flat(values)
-    if max_epochs < 1:
-        raise UserError(
-            f"Parameter `max_epochs` should be at least 1. Found `max_epochs = {max_epochs}`."
-        )
-    found = find_device(device)
-    episodes = asked_episodes(
-        episodic,
-        ways=ways,
-        shots=shots,
-        queries=queries,
-        one_task=one_task,
-        test_ways=None,
-        test_shots=None,
-    )
-    loaded = _load(suite, episodes, suite_options)
-    stripped = loaded.without_test()
-    initial = None
-    if init_from is not None:
-        parsed, initial = start_of(init_from, loaded, parsed, Home.find(home))
-    trainer = Trainer(stripped, max_epochs, found, initial)
-    runs = [Run(parsed, seed)]
-    (result,), state = trainer.train(runs, trainer.start(runs), max_epochs)
-    if result.value is None:
-        raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
-    facts = {
-        "suite": loaded.name,
-        "fingerprint": loaded.fingerprint,
-        "epochs": max_epochs,
-        "seed": seed,
-        "validation_score": result.value,
-    }
-    folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
-    Model.of(stripped, parsed, state, facts).save(folder)
-    return TrainResult(folder, result.value, result.tasks, time.monotonic() - started)
-
-
-def load_model(path: str | Path) -> Model:
-    """Load a model that a search or `train` left.
-
-    Raises:
-        UserError: the folder holds no model.
-    """
-    return Model.load(path)
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Dotted names to values from a YAML file (nested sections are fine too).
-
-    Raises:
-        ConfigError: the file cannot be read or is not a mapping.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"Configuration `{path}` cannot be read: {exc}.") from None
-    return flatten(read_yaml(text, f"Configuration `{path}`"))
-
-
-def _load(
-    suite: TaskSuite | EpisodicSuite | str | Path,
-    episodes: EpisodeRequest | None,
-    options: Mapping[str, Any],
-) -> TaskSuite | EpisodicSuite:
-    """The suite that was given or named, in episodes where they are asked for."""
-    ready = isinstance(suite, TaskSuite | EpisodicSuite)
-    if ready and options:
-        raise UserError(f"Options {', '.join(options)} go to `load_suite`, not to a suite.")
-    loaded = suite if isinstance(suite, TaskSuite | EpisodicSuite) else load_suite(suite, **options)
-    if isinstance(loaded, EpisodicSuite):
-        if episodes is not None:
-            raise UserError(
-                "Parameter `episodic` is about suites of tasks. The suite given is one of episodes "
-                "already: leave out `episodic`, `ways` and `shots`."
-            )
-        return loaded
-    return loaded if episodes is None else episodes.of_suite(loaded)
-
-
-def _new_folder(models: Path, stem: str) -> Path:
-    number = 1
-    while (models / f"{stem}-train-{number}").exists():
-        number += 1
-    return models / f"{stem}-train-{number}"

@@ -18,6 +18,7 @@ from autometa.searching.executors import Executor, InlineExecutor
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
+from autometa.searching.settings import MAX_SEED
 from autometa.space import Space, default_space
 from autometa.study import StudyHandle, is_advised, list_studies, make_sampler, read_study
 from autometa.tasks import EpisodicSuite, TaskSuite
@@ -51,7 +52,7 @@ def check_settings(
             settings.timeout is None or settings.timeout >= 0,
             "positive",
         ),
-        ("seed", settings.seed, settings.seed >= 0, "at least 0"),
+        ("seed", settings.seed, 0 <= settings.seed <= MAX_SEED, f"between 0 and {MAX_SEED}"),
         (
             "independent_share",
             settings.independent_share,
@@ -86,7 +87,7 @@ def choose_name(
     """`<suite>-1`, `-2`, …: the first free name, or to resume the last one taken."""
     stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in suite.name).strip("-._")
     stem = (stem or "study")[:80]
-    taken = set(list_studies(home, storage))
+    taken = set(list_studies(home, storage, create=True))
     number = 1
     while f"{stem}-{number}" in taken:
         number += 1
@@ -95,7 +96,7 @@ def choose_name(
 
 def earlier_attrs(home: Home, name: str, storage: str | None, resume: bool) -> dict[str, Any]:
     """User attributes of the study to go on with; empty if it starts now."""
-    if resume and name in list_studies(home, storage):
+    if resume and name in list_studies(home, storage, create=True):
         return dict(read_study(home, name, storage).user_attrs)
     return {}
 

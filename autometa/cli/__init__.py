@@ -37,14 +37,14 @@ app = typer.Typer(
 _EXAMPLES: dict[Callable[..., None], str] = {
     search: "autometa search sales.csv --targets price,demand --n-trials 64",
     train: "autometa train sales.csv --targets price,demand --set sharing.kind=hard",
-    adapt: "autometa adapt autometa-home/models/school new_school.csv --out new_school",
-    predict: "autometa predict autometa-home/models/sales new.csv --out predictions.csv",
-    trials: "autometa trials sales --json",
-    best: "autometa best sales --out best.yaml",
-    diagnose: "autometa diagnose sales",
+    adapt: "autometa adapt autometa-home/models/school-1 new_school.csv --out new_school",
+    predict: "autometa predict autometa-home/models/sales-1 new.csv --out predictions.csv",
+    trials: "autometa trials sales-1 --json",
+    best: "autometa best sales-1 --out best.yaml",
+    diagnose: "autometa diagnose sales-1",
     ui: "autometa ui --port 5000",
     suites: "autometa suites",
-    delete: "autometa delete sales --yes",
+    delete: "autometa delete sales-1 --yes",
     doctor: "autometa doctor",
 }
 _PRIOR_EXAMPLES: dict[Callable[..., None], str] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from autometa.cli.diagnosis import print_diagnosis
 from autometa.cli.episodes import print_methods
-from autometa.cli.output import duration, say, settings, shown, table
+from autometa.cli.output import counted, duration, say, settings, shown, table
 from autometa.cli.prior import print_account
 from autometa.home import Home
 
@@ -15,12 +16,14 @@ from autometa.home import Home
 _TASKS = 20
 
 
-def print_finding(found: dict[str, Any], home: Home) -> None:
+def print_finding(
+    found: dict[str, Any], home: Home, storage: str | None = None, uri: str | None = None
+) -> None:
     """Print the trials, the verdict, the tasks and where the model is.
 
     Args:
         found: what `SearchResult.to_json` gives.
-        home: for the commands that are shown.
+        home, storage, uri: of the study and of MLflow, for the commands that are shown.
     """
     states = found["states"]
     words = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
@@ -28,7 +31,7 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
     if unfinished := found["n_trials"] - sum(states.values()):
         counts.append(f"{unfinished} unfinished")
     say(
-        f"Study {found['study']}: {found['n_trials']} trials ({', '.join(counts)}) on "
+        f"Study {found['study']}: {counted(found['n_trials'], 'trial')} ({', '.join(counts)}) on "
         f"{found['suite']}, {duration(found['seconds'])}."
     )
     if found["best"] is not None:
@@ -65,7 +68,7 @@ def print_finding(found: dict[str, Any], home: Home) -> None:
         say()
         print_diagnosis(found["diagnosis"])
     say()
-    _next(found, home)
+    _next(found, home, storage, uri)
 
 
 def _start(init: dict[str, Any]) -> None:
@@ -73,7 +76,7 @@ def _start(init: dict[str, Any]) -> None:
     if init["model"] is None:
         say("Start: no earlier model fits; every run started at random.")
         return
-    blocks = f"{init['blocks']} block{'s' * (init['blocks'] != 1)}"
+    blocks = counted(init["blocks"], "block")
     say(
         f"Start: {init['trials']} trials started from model {init['model']} ({blocks}, "
         f"{init['parameters']:,} parameters)."
@@ -190,8 +193,11 @@ def _front(found: dict[str, Any]) -> None:
         say(f"Trial {chosen}, recommended below for its score over several seeds, is not on it.")
 
 
-def _next(found: dict[str, Any], home: Home) -> None:
-    where = "" if home == Home.find() else f" --home {shown(home.root)}"
+def _next(found: dict[str, Any], home: Home, storage: str | None, uri: str | None) -> None:
+    from autometa.study import hidden
+
+    where = "" if home == Home.find() else f" --home {shlex.quote(shown(home.root))}"
+    study = where + (f" --storage {shlex.quote(hidden(storage))}" if storage else "")
     test, model = found["test"], shown(Path(found["model"]))
     if "methods" in test:
         kept = next(m["words"] for m in test["methods"] if m["name"] == test["recommended"])
@@ -201,8 +207,8 @@ def _next(found: dict[str, Any], home: Home) -> None:
         kind = "independent networks" if test["recommended"] == "independent" else "sharing"
         say(f"Model ({kind}, trained again on training and validation rows): {model}")
         say(f"  autometa predict {model} NEW_ROWS --out predictions.csv")
-    say(f"  autometa trials {found['study']}{where}")
+    say(f"  autometa trials {found['study']}{study}")
     if found["diagnosis"] is not None and found["diagnosis"]["reason"] is None:
-        say(f"  autometa diagnose {found['study']}{where}")
+        say(f"  autometa diagnose {found['study']}{study}")
     if found["mlflow"] is not None:
-        say(f"  autometa ui{where}")
+        say(f"  autometa ui{where}" + (f" --mlflow-tracking-uri {shlex.quote(uri)}" if uri else ""))

@@ -15,7 +15,8 @@ import autometa
 from autometa.cli import options
 from autometa.cli.disk import folder_size, study_paths
 from autometa.cli.output import emit_json, note, quiet_stdout, say, shown, size, table
-from autometa.home import Home
+from autometa.errors import AutometaError, UserError
+from autometa.home import Home, check_writable
 
 _PACKAGES = ("torch", "optuna", "ray", "mlflow", "torchjd", "scikit-learn", "pandas", "numpy")
 
@@ -46,6 +47,10 @@ def ui(
     home: options.Home = None,
 ) -> None:
     """Open the MLflow UI: every search is a run, every trial a child run. Ctrl-C ends it."""
+    if mlflow_tracking_uri == "off":
+        raise UserError(
+            "Option `--mlflow-tracking-uri` should be a server or a store to look at. Found `off`."
+        )
     from autometa.tracking import open_ui
 
     code = open_ui(
@@ -134,11 +139,10 @@ def _devices() -> list[str]:
 
 
 def _home_problem(root: Path) -> str | None:
-    existing = next(path for path in (root, *root.parents) if path.exists())
-    if not existing.is_dir():
-        return f"{existing} is a file where the home folder should be"
-    if not os.access(existing, os.W_OK):
-        return f"{existing} cannot be written to"
+    try:
+        check_writable(root, "The home folder")
+    except AutometaError as exc:
+        return str(exc)
     return None
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from autometa.cli import options
-from autometa.cli.output import duration, emit_json, note, plain, quiet_stdout, say, shown
+from autometa.cli.output import counted, duration, emit_json, note, plain, quiet_stdout, say, shown
 from autometa.errors import DataError, UserError, nearest
-from autometa.home import Home
+from autometa.home import Home, check_writable
 
 #: tasks whose scores `train` prints
 _TASKS = 20
@@ -252,8 +252,7 @@ def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]
 
 def _check_folder(out: Path, model: Path) -> None:
     """Refuse a folder that cannot be written, or that holds a model of many tasks."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"Option `--out` should be a folder. Found the file `{out}`.")
+    check_writable(out, "Option `--out`")
     if out.resolve() == model.resolve():
         raise UserError(
             "Option `--out` should be another folder than `MODEL`, which can be adapted to more "
@@ -272,7 +271,7 @@ def _check_folder(out: Path, model: Path) -> None:
 def _learned(facts: dict[str, Any]) -> str:
     """One line about what an adapted model learned from."""
     name = f"`{facts['target']}`" + (f" of {facts['task']}" if facts["task"] else "")
-    rows = f"{facts['rows']} row{'s' * (facts['rows'] != 1)}"
+    rows = counted(facts["rows"], "row")
     if facts["unlabelled"]:
         rows += f" ({facts['unlabelled']} without a label left out)"
     (measure, value) = next(iter(facts["fit"].items()))

@@ -24,11 +24,20 @@ def at_least(low: float) -> Callable[[typer.CallbackParam, Any], Any]:
     return check
 
 
-def share(param: typer.CallbackParam, value: float) -> float:
-    """Refuse a number outside 0 to 1."""
-    if not 0.0 <= value <= 1.0:
-        raise UserError(f"Option `{_flag(param)}` should be between 0 and 1. Found `{value}`.")
-    return value
+def between(low: int, high: int) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A callback that refuses a number outside two ends."""
+
+    def check(param: typer.CallbackParam, value: Number | None) -> Number | None:
+        if value is not None and not low <= value <= high:
+            raise UserError(
+                f"Option `{_flag(param)}` should be between {low} and {high}. Found `{value}`."
+            )
+        return value
+
+    return check
+
+
+share = between(0, 1)
 
 
 def _flag(param: typer.CallbackParam) -> str:
@@ -277,7 +286,8 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda."
 Seed = Annotated[
     int,
     typer.Option(
-        callback=at_least(0), help="Seed of suggestions and training; the split of the rows stays."
+        callback=between(0, 2**32 - 1),
+        help="Seed of suggestions and training; the split of the rows stays.",
     ),
 ]
 MaxEpochs = Annotated[

@@ -16,6 +16,11 @@ def say(text: str = "") -> None:
     print(text)
 
 
+def counted(number: int, what: str, many: str | None = None) -> str:
+    """ "1 trial", "2 trials"."""
+    return f"{number} {what if number == 1 else many or what + 's'}"
+
+
 def note(text: str) -> None:
     """One line beside the result, on stderr."""
     print(text, file=sys.stderr)

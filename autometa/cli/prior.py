@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autometa.cli import options
-from autometa.cli.output import emit_json, note, say, shown, table
+from autometa.cli.output import counted, emit_json, note, say, shown, table
 from autometa.errors import UserError
 from autometa.home import Home
 
@@ -131,8 +131,9 @@ def print_account(found: dict[str, Any]) -> None:
     p = "" if found["p"] is None else f", p = {found['p']:.2g}"
     say(
         f"Prior: {found['verdict'] or 'no trial yet'}. Earlier searches proposed {ours} of "
-        f"{ours + free} trials ({by['portfolio']} from the portfolio, {by['model']} by the model), "
-        f"{free} were prior-free (best on validation: {_score(best['prior'])} against "
+        f"{counted(ours + free, 'trial')} ({by['portfolio']} from the portfolio, {by['model']} by "
+        f"the model), {counted(free, 'was', 'were')} prior-free (best on validation: "
+        f"{_score(best['prior'])} against "
         f"{_score(best['free'])}{p})."
     )
     arms = ("sharing", "independent")
@@ -169,7 +170,7 @@ def _done(prior: Prior, sentence: str, json: bool) -> None:
 def _size(prior: Prior) -> str:
     trials = sum(len(record.trials) for record in prior.records)
     n = len(prior.records)
-    return f"{n} search{'es' if n != 1 else ''}, {trials} trials"
+    return f"{counted(n, 'search', 'searches')}, {counted(trials, 'trial')}"
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def search(
     if json:
         emit_json(result.to_json())
     else:
-        print_finding(result.to_json(), Home.find(home))
+        print_finding(result.to_json(), Home.find(home), storage, mlflow_tracking_uri)
     if result.interrupted:
         _stopped(ctx, result.study)
         raise typer.Exit(130)

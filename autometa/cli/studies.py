@@ -12,7 +12,17 @@ import typer
 
 from autometa.cli import options
 from autometa.cli.disk import folder_size, study_paths
-from autometa.cli.output import emit_json, note, quiet_stdout, say, settings, shown, size, table
+from autometa.cli.output import (
+    counted,
+    emit_json,
+    note,
+    quiet_stdout,
+    say,
+    settings,
+    shown,
+    size,
+    table,
+)
 from autometa.errors import InfrastructureError, StudyError, UserError
 from autometa.home import Home
 
@@ -161,11 +171,12 @@ def delete(
     if json:
         emit_json({"study": study, "trials": n_trials, "runs": n_runs, "bytes": used})
     else:
-        say(f"Deleted study {study}: {n_trials} trials, {n_runs} MLflow runs, {size(used)}.")
+        gone = f"{counted(n_trials, 'trial')}, {counted(n_runs, 'MLflow run')}, {size(used)}"
+        say(f"Deleted study {study}: {gone}.")
 
 
 def _list_studies(home: Home, storage: str | None, json: bool) -> None:
-    from autometa.study import list_studies
+    from autometa.study import hidden, list_studies
 
     found = list_studies(home, storage)
     if json:
@@ -174,7 +185,8 @@ def _list_studies(home: Home, storage: str | None, json: bool) -> None:
         for name in found:
             say(str(name))
     else:
-        note(f"No study in {shown(home.root)} yet. Start one with `autometa search SUITE`.")
+        where = shown(home.root) if storage is None else hidden(storage)
+        note(f"No study in {where} yet. Start one with `autometa search SUITE`.")
 
 
 def _rows(home: Home, study: str, storage: str | None) -> list[Row]:

@@ -275,6 +275,10 @@ class Model:
     ) -> pd.DataFrame:
         names = [task.name for task in self.tasks]
         wanted = names if tasks is None else [tasks] if isinstance(tasks, str) else list(tasks)
+        if not wanted:
+            raise DataError(
+                f"Parameter `tasks` should name at least one of {', '.join(map(str, names))}."
+            )
         for name in wanted:
             if name not in names:
                 raise DataError(f"The model has no target `{name}`.{nearest(name, names)}")

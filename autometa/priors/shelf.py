@@ -60,7 +60,7 @@ def named(home: Home, name: str) -> Path:
             f"Parameter `name` should be other than `auto`, `off` and `{SHIPPED_NAME}`, and "
             f"without `{SUFFIX}`. Found `name = {name}`."
         )
-    return home.priors / f"{check_study_name(name)}{SUFFIX}"
+    return home.priors / f"{check_study_name(name, 'name')}{SUFFIX}"
 
 
 def find(home: Home, text: str, warn: Warn) -> Prior:

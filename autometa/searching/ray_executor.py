@@ -7,12 +7,10 @@ import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import ray
     from ray import tune
+    from ray._private import utils as ray_utils
     from ray.tune import Trainable
     from ray.tune.search import Searcher
 
@@ -105,20 +104,18 @@ class RayExecutor:
         if address is None:
             cpus = None if workers is None else workers * cpus_per_worker
             options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                **options,
-            )
+            with _own_sigterm():
+                ray.init(
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=True,
+                    **options,
+                )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
             shutil.rmtree(self.folder, ignore_errors=True)
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would abort the driver
         rooms = [room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"]]
         self._workers = workers or max(1, sum(rooms))
         # All may start at once. Beyond them one unit is staged (`_UnitSearcher`), since Tune keeps
@@ -168,6 +165,18 @@ class RayExecutor:
         """Stop the local Ray, or leave the user's cluster."""
         ray.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep Ray from handling SIGTERM, which would end the process without a word, from the moment
+    it begins to start."""
+    theirs = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = theirs
 
 
 def room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:

@@ -9,6 +9,8 @@ import numpy as np
 
 from autometa.space import Arm
 
+#: what NumPy, scikit-learn and torch all take
+MAX_SEED = 2**32 - 1
 #: seeds that a finalist is run again with, and their stream, which no trial uses
 RERUN_SEEDS, _RERUN = 3, 1_000_001
 

@@ -97,7 +97,8 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
         if not _has_study(store, name):  # a driver has only just made the file
             raise _unknown(home, name, storage)
         return _QuietStudy(name, store, sampler=RandomSampler(seed=0))
-    rdb, store = connect(storage)
+    check_readable(storage)
+    rdb, store = connect(storage, create=False)
     try:
         with storage_errors(storage):
             if not _has_study(store, name):
@@ -133,11 +134,21 @@ def reading(where: str) -> Iterator[BaseStorage]:
         disconnect(rdb)
 
 
-def list_studies(home: Home, storage: str | None = None) -> list[str]:
-    """Names of the studies in the home folder, or in a database, sorted."""
+def list_studies(home: Home, storage: str | None = None, *, create: bool = False) -> list[str]:
+    """Names of the studies in the home folder, or in a database, sorted.
+
+    Args:
+        create: make the database where there is none.
+
+    Raises:
+        StudyError: there is no such database.
+        InfrastructureError: it cannot be reached or read.
+    """
     if storage is None:
         return sorted(path.stem for path in home.studies.glob("*.journal"))
-    rdb, _ = connect(storage)
+    if not create:
+        check_readable(storage)
+    rdb, _ = connect(storage, create=create)
     try:
         with storage_errors(storage):
             return sorted(study.study_name for study in rdb.get_all_studies())

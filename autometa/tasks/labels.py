@@ -134,6 +134,7 @@ def choose_metrics(
     check_names(per_task, names, "metrics")
     binary = [share for kind, share in zip(kinds, rarer_shares, strict=True) if kind == "binary"]
     binary_metric = "auc" if binary and float(np.median(binary)) < RARE_CLASS else "accuracy"
+    fits_any = any(asked in METRICS[kind] for kind in kinds)
     out: list[Metric] = []
     for name, kind in zip(names, kinds, strict=True):
         allowed = METRICS[kind]
@@ -141,7 +142,7 @@ def choose_metrics(
         if isinstance(asked, str):
             if asked not in get_args(Metric):
                 raise DataError(_choice("metrics", asked, get_args(Metric)))
-            metric = asked if asked in allowed or len(set(kinds)) == 1 else None
+            metric = asked if asked in allowed or not fits_any else None
         if metric is not None and metric not in allowed:
             raise DataError(
                 f"Metric of task `{name}` ({kind}) should be one of {', '.join(allowed)}. "

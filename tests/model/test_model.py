@@ -90,6 +90,8 @@ class TestAligned:
         pd.testing.assert_frame_equal(
             aligned.predict(table, ["sold", "size"]), every[["sold", "size"]]
         )
+        with pytest.raises(DataError, match="`tasks` should name at least one of"):
+            aligned.predict(table, [])
         with pytest.raises(DataError, match="no target `sodl`. Did you mean `sold`"):
             aligned.predict(table, "sodl")
 

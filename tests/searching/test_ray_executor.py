@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any, Literal
 
 import pytest
@@ -43,6 +44,31 @@ class _Source:
 
 def _unit_of(suggestion: dict[str, Any]) -> WorkUnit:
     return WorkUnit.from_json(json.loads(suggestion["unit"]))
+
+
+def test_sigterm_is_ours_while_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Told
+
+    start = ray_executor.ray.init
+
+    def init(**options: Any) -> Any:
+        started = start(**options)
+        signal.raise_signal(signal.SIGTERM)  # Ray's handler, had it been set, would exit
+        return started
+
+    monkeypatch.setattr(ray_executor.ray, "init", init)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Told):
+            RayExecutor(1)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ray_executor.ray.shutdown()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -75,6 +75,8 @@ class TestRoles:
         fails(frame, "should hold numbers for regression", target="label", kinds="regression")
         fails(frame, r"Metric of task `label` \(multiclass\)", target="label", metrics="auc")
         fails(frame, "should be one of rmse, accuracy, auc. Found `r2`", target="y", metrics="r2")
+        mixed = ["y", "label"]
+        fails(frame, r"Metric of task `y` \(regression\)", targets=mixed, metrics="auc")
 
 
 class TestTable:

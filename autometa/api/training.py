@@ -1,0 +1,147 @@
+"""The front in Python: `train`, `load_model`. The command line calls them too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autometa.api.episodic import asked_episodes, load_any
+from autometa.api.results import TrainResult
+from autometa.api.starting import start_of
+from autometa.config import flatten, read_yaml
+from autometa.errors import ConfigError, UserError
+from autometa.home import HOME, Home, check_writable
+from autometa.model import Model
+from autometa.searching.settings import MAX_SEED
+from autometa.tasks import EpisodicSuite, TaskSuite
+from autometa.training.devices import find_device
+from autometa.training.population import Trainer
+from autometa.training.state import Run
+from autometa.trial import TrialConfig
+
+
+def train(
+    suite: TaskSuite | EpisodicSuite | str | Path,
+    config: Mapping[str, Any] | str | Path,
+    *,
+    max_epochs: int = 27,
+    seed: int = 0,
+    device: str = "auto",
+    init_from: str | Path | None = None,
+    episodic: bool = False,
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int | None = None,
+    one_task: bool = False,
+    home: str | Path | None = None,
+    out: str | Path | None = None,
+    **suite_options: Any,
+) -> TrainResult:
+    """Train one configuration on the training rows and score it on the validation rows.
+
+    With `episodic` on training tasks, and on the validation tasks, as in `search`.
+
+    Args:
+        config: dotted names to values, or a YAML file of them; what is missing takes its default,
+            `adaptation.kind` in episodes `finetune`.
+        init_from: a model (folder, or name in the home folder) whose shared blocks it starts from;
+            at random if None.
+        out: folder of the model; a new one in the home folder if None.
+
+    Raises:
+        UserError: bad input, or the run diverged (then no model is written).
+    """
+    started = time.monotonic()
+    values = dict(read_config(config) if isinstance(config, str | Path) else config)
+    if episodic:
+        values.setdefault("adaptation.kind", "finetune")
+    parsed = TrialConfig.from_flat(values)
+    if max_epochs < 1:
+        raise UserError(
+            f"Parameter `max_epochs` should be at least 1. Found `max_epochs = {max_epochs}`."
+        )
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(
+            f"Parameter `seed` should be between 0 and {MAX_SEED}. Found `seed = {seed}`."
+        )
+    if out is None:
+        check_writable(Home.find(home).models, HOME)
+    else:
+        _check_out(Path(out))
+    found = find_device(device)
+    episodes = asked_episodes(
+        episodic,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        one_task=one_task,
+        test_ways=None,
+        test_shots=None,
+    )
+    loaded = load_any(suite, episodes, suite_options)
+    stripped = loaded.without_test()
+    initial = None
+    if init_from is not None:
+        parsed, initial = start_of(init_from, loaded, parsed, Home.find(home))
+    trainer = Trainer(stripped, max_epochs, found, initial)
+    runs = [Run(parsed, seed)]
+    (result,), state = trainer.train(runs, trainer.start(runs), max_epochs)
+    if result.value is None:
+        raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
+    facts = {
+        "suite": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "epochs": max_epochs,
+        "seed": seed,
+        "validation_score": result.value,
+    }
+    folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
+    Model.of(stripped, parsed, state, facts).save(folder)
+    return TrainResult(folder, result.value, result.tasks, time.monotonic() - started)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a model that a search or `train` left.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    return Model.load(path)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Dotted names to values from a YAML file (nested sections are fine too).
+
+    Raises:
+        ConfigError: the file cannot be read or is not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"Configuration `{path}` cannot be read: {exc}.") from None
+    return flatten(read_yaml(text, f"Configuration `{path}`"))
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written, or in which something else would be lost."""
+    check_writable(out, "Parameter `out` (`--out`)")
+    if (out / "model.json").exists():
+        if {"study", "adapted"} & Model.load(out).facts.keys():
+            raise UserError(
+                "Parameter `out` (`--out`) should not be the folder of a model of a search or one "
+                f"that was adapted, which would be lost. Found `{out}`."
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(
+            f"Parameter `out` (`--out`) should be a new folder. Found `{out}`, which holds other "
+            "files."
+        )
+
+
+def _new_folder(models: Path, stem: str) -> Path:
+    number = 1
+    while (models / f"{stem}-train-{number}").exists():
+        number += 1
+    return models / f"{stem}-train-{number}"

@@ -272,15 +272,17 @@ of the same design.
 
 - **Space.** The default space (`search_spaces/sharing.yaml`), with one width, {width}, of the three
   it offers: the table says nothing about width. The file is in the table's metadata as it was.
-- **Configurations.** {n_cells} structures a suite × {draws} draws of their numbers (learning rate,
-  weight decay, dropout, schedule and the numbers of the kind of sharing), a Latin hypercube in the
-  scale of each range. Structures of each kind of sharing: {quota}. {core_cells} of the structures
+- **Configurations.** {n_cells} cells a suite (structures; some are there twice, with other draws)
+  × {draws} draws of their numbers (learning rate, weight decay, dropout, schedule and the numbers
+  of the kind of sharing), a Latin hypercube in the scale of each range. Cells of each kind of
+  sharing: {quota}. {core_cells} of the cells
   are the same in all suites and half of their draws are, too: the {core} configurations of the
   *core*. All else is drawn for each suite from what it can build. So the table is not what a
   random search would try: that tries every kind of sharing equally often, and `independent` in half
   of its trials.
 - **Runs.** {seeds} seeds each, which set initialisation, order of rows and dropout. All runs of a
-  suite have the same split (60 / 20 / 20, seed 0) and the same length, about {steps} steps of 64
+  suite have the same split (60 / 20 / 20, seed 0; of multidigits that of the single images) and
+  the same length, about {steps} steps of 64
   rows (of 64 rows of each of up to 8 tasks where a suite has a task column); large suites keep
   2,000 training rows (4,000 with a task column), drawn at random, and all validation and test rows.
   The schedule `cosine` spans the whole run.

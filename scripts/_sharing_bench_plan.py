@@ -28,8 +28,8 @@ QUOTA = {
     "independent": 4, "hard": 8, "tree": 5, "mtan": 4, "cross_stitch": 4, "deep_relation": 3,
     "soft": 2, "sluice": 2,
 }  # fmt: skip
-"""Cells of each kind of sharing. `soft`, `sluice` and `independent` have two structures each, of
-which the latter's are trained twice."""
+"""Cells of each kind of sharing. `soft`, `sluice`, `deep_relation` and `independent` have two
+structures each; `independent`'s are trained twice, and so is one of `deep_relation`'s."""
 _SHARED: dict[str, Any] = {"conditioning.kind": "none", "balancing.kind": "equal"}
 CORE: tuple[dict[str, Any], ...] = (
     {"sharing.kind": "independent", "balancing.kind": "equal"},

@@ -4,7 +4,8 @@
 Everything is what `autometa search` runs (the loop, Ray Tune's executor with its actors, the
 journal on disk, tracking to MLflow on SQLite) but for the work of an actor: instead of training it
 returns scores made from the learning rates. The space has 16 parameters; six are searched, and
-those that fix shapes have one value, so that units hold 16 runs.
+those that fix shapes have one value, so that all runs have one shape: `mean_bundle` in the JSON
+says how many a unit had.
 
     python scripts/bench_outer.py --n-trials 10000 --sampler random
     python scripts/bench_outer.py --n-trials 128 --pairs 5

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Search suites with several seeds and print what each search found, and how long it took.
 
-Every search runs through the command line in its own home folder, as a user would run it:
+Every search runs through the command line in its own home folder, as a user
+would run it but for `--prior off`:
 
     AUTOMETA_DATA=FOLDER python scripts/bench_search.py --suites wq,school --seeds 0,1,2
 

@@ -8,7 +8,7 @@ The first command trains; it goes on where it was stopped, and several of them c
 (`--only-part 1/2`, `--only-part 2/2`). The second writes the table that the package ships. What is
 trained, and what a row means, is said in the data card that it writes beside the table.
 
-A suite has 32 structures with 8 draws of their numbers each. The 8 draws × 2 seeds of a structure
+A suite has 32 cells, structures with 8 draws of their numbers each. The 8 draws × 2 seeds of a cell
 have one shape key and are trained as one population; what they reached at three rungs is one file,
 FOLDER/cells/SUITE/NN.json, written in one go when it is done. FOLDER/plans/SUITE.json holds the
 configurations. Every population is trained by one thread. The last line of stdout is one JSON

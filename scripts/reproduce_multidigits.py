@@ -83,7 +83,7 @@ GROUPS = (
     (ONES, "FiLM + heads", "hard", "soft"),
     ("concat, one head", "additive, one head"),
 )
-#: Δm % that methods.md reports (8 paired seeds)
+#: Δm % of an earlier study of ours (8 paired seeds)
 REPORTED = dict(zip(ARMS, (0.0, 0.8, 0.5, -0.6, -0.7, -1.0, -1.0, -2.4, -3.2), strict=True))
 
 
@@ -240,7 +240,7 @@ def plain(interval: Interval) -> dict[str, float]:
 
 
 def table(found: Mapping[str, Any]) -> list[str]:
-    """The arms as Markdown, in the order of methods.md."""
+    """The arms as Markdown, in the order of `ARMS`."""
     lines = [
         "| arm | group | accuracy % | Δm % (95%) | reported Δm % |",
         "|---|---|---|---|---|",

@@ -29,7 +29,14 @@ def train(
     group_column: options.GroupColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
-    episodic: options.Episodic = False,
+    episodic: Annotated[
+        bool,
+        typer.Option(
+            "--episodic",
+            help="Hold out whole tasks, and train to learn a new one from a few rows.",
+            rich_help_panel=options.EPISODES,
+        ),
+    ] = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
     queries: options.Queries = None,
@@ -58,7 +65,13 @@ def train(
             help="An earlier model (folder or name) whose shared blocks it starts from.",
         ),
     ] = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            callback=options.between(0, 2**32 - 1),
+            help="Seed of the training; the split of the rows stays.",
+        ),
+    ] = 0,
     device: options.Device = "auto",
     home: options.Home = None,
     json: options.Json = False,
@@ -144,7 +157,8 @@ def adapt(
 ) -> None:
     """Make the model of a new task from a few labelled rows.
 
-    MODEL has to come from a search with --episodic: it has learned how to learn such a task.
+    MODEL has to come from `search` or `train` with --episodic: it has learned how to learn such a
+    task.
     """
     found = find_model(model, Home.find(home))
     _check_folder(out, found)

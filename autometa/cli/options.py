@@ -185,14 +185,14 @@ Drop = Annotated[
 
 # --- episodes ----------------------------------------------------------------------------------
 
-_EPISODES = "Episodes: learning new tasks from a few rows"
+EPISODES = "Episodes: learning new tasks from a few rows"
 
 Episodic = Annotated[
     bool,
     typer.Option(
         "--episodic",
         help="Hold out whole tasks, and search how a new one is learned from a few rows.",
-        rich_help_panel=_EPISODES,
+        rich_help_panel=EPISODES,
     ),
 ]
 Ways = Annotated[
@@ -200,7 +200,7 @@ Ways = Annotated[
     typer.Option(
         callback=at_least(2),
         help="Classes of an episode, where tasks have several classes.",
-        rich_help_panel=_EPISODES,
+        rich_help_panel=EPISODES,
     ),
 ]
 Shots = Annotated[
@@ -208,16 +208,17 @@ Shots = Annotated[
     typer.Option(
         callback=at_least(1),
         help="Rows that a new task is learned from; with --ways of each class.",
-        rich_help_panel=_EPISODES,
+        rich_help_panel=EPISODES,
     ),
 ]
 Queries = Annotated[
     int | None,
     typer.Option(
         callback=at_least(1),
-        help="Rows that are predicted after it; with --ways of each class. Default: 15, or as many "
-        "as there are.",
-        rich_help_panel=_EPISODES,
+        help="Rows that are predicted after it, in training; with --ways of each class, and of "
+        "held-out tasks too, which without are asked all other rows, up to 256. Default: 15, or as "
+        "many as there are.",
+        rich_help_panel=EPISODES,
     ),
 ]
 OneTask = Annotated[
@@ -225,7 +226,7 @@ OneTask = Annotated[
     typer.Option(
         "--one-task",
         help="Classes of an episode are all of one task (one alphabet), not of any.",
-        rich_help_panel=_EPISODES,
+        rich_help_panel=EPISODES,
     ),
 ]
 TestWays = Annotated[
@@ -233,7 +234,7 @@ TestWays = Annotated[
     typer.Option(
         callback=at_least(2),
         help="Ways in validation and the final test, if they are to differ from training.",
-        rich_help_panel=_EPISODES,
+        rich_help_panel=EPISODES,
     ),
 ]
 TestShots = Annotated[
@@ -241,7 +242,7 @@ TestShots = Annotated[
     typer.Option(
         callback=at_least(1),
         help="Shots in validation and the final test, if they are to differ from training.",
-        rich_help_panel=_EPISODES,
+        rich_help_panel=EPISODES,
     ),
 ]
 

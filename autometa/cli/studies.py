@@ -140,7 +140,7 @@ def delete(
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
-    """Delete a study with its checkpoints, its model and its MLflow runs."""
+    """Delete a study with its checkpoints, model, record for later searches and MLflow runs."""
     from autometa.study import delete_study, read_study
 
     folder = Home.find(home)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from optuna.trial import FrozenTrial
@@ -17,7 +17,6 @@ from autometa.trial import TrialConfig, build, check
 
 Role: TypeAlias = Literal["sharing", "independent", "trunk", "wide", "narrow"]
 """What a network is for; see `plan`."""
-ROLES: tuple[Role, ...] = get_args(Role)
 
 #: a control is trained where the numbers of parameters differ by more than this share …
 _DIFFERS = 0.1

@@ -104,7 +104,9 @@ class Diagnosis:
             found = yield from self._diagnose(trials)
             found = {"searched": searched(trials), **found}
             if not self._is_plain:
-                found |= {"reused_seconds": 0.0, "note": _NOT_PLAIN}
+                found |= {"note": _NOT_PLAIN}
+            if self._settings.no_task_worse_than is not None:  # judged task by task, by new runs
+                found |= {"reused_seconds": 0.0}
             self._handle.set_attr(ATTRIBUTE, found)
             self._handle.commit()
         if self._is_plain and not self._is_late():

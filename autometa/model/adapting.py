@@ -32,7 +32,7 @@ def check_is_meta(problem: Problem, kind: str) -> None:
     if problem.episode is None:
         raise UserError(
             f"The model cannot take a new task: it learned its own ones together "
-            f"(`adaptation.kind = {kind}`). Search with `--episodic` for one that can."
+            f"(`adaptation.kind = {kind}`). Search or train with `--episodic` for one that can."
         )
 
 

@@ -1,4 +1,4 @@
-"""SharingBench: what 256 configurations reach on each of some two dozen real suites.
+"""SharingBench: what 256 configurations reach on each of 20 real suites.
 
     bench = load()
     bench.runs                                  # a row for each suite, configuration, seed, rung
@@ -63,7 +63,7 @@ COLUMNS: dict[str, str] = {
     "test": "the same on the test rows",
     "val_tasks": "scores of the tasks there, in their order; missing where not judged",
     "test_tasks": "the same on the test rows",
-    "seconds": "CPU time of training so far: the run's share of 16 that were trained as one",
+    "seconds": "CPU time of training and scoring so far: its share of 16 runs trained as one",
 }
 """Column → what it holds."""
 

@@ -174,12 +174,12 @@ def test_without_independent_networks_the_rest_is_still_measured(tmp_path: Path)
 # --- in a search --------------------------------------------------------------------------------
 
 
-def search(home: Path, **options: Any) -> Any:
+def search(home: Path, suite: TaskSuite | None = None, **options: Any) -> Any:
     home.mkdir(parents=True, exist_ok=True)
     (home / "space.yaml").write_text(SPACE)
     settings: dict[str, Any] = {"n_trials": 6, "max_epochs": 3, "workers": 0, "device": "cpu"}
     return autometa.search(
-        small_suite(), space=home / "space.yaml", home=home, mlflow_tracking_uri="off",
+        suite or small_suite(), space=home / "space.yaml", home=home, mlflow_tracking_uri="off",
         study_name="s", **settings | options,
     )  # fmt: skip
 
@@ -257,9 +257,16 @@ def test_with_a_cost_advice_is_given_and_not_tried(tmp_path: Path) -> None:
     found = search(tmp_path, cost="parameters")
     assert found.diagnosis is not None
     assert "no advice is tried" in found.diagnosis["note"]
-    assert found.diagnosis["reused_seconds"] == 0.0
+    assert found.diagnosis["reused_seconds"] > 0.0
     assert not found.trials["advised"].any()
     assert len(found.trials) == 6
+
+
+def test_with_a_bound_the_judgement_trains_again(tmp_path: Path) -> None:
+    found = search(tmp_path, small_suite(rows=400), no_task_worse_than=0.5)
+    assert found.diagnosis is not None
+    assert found.diagnosis["reason"] is None
+    assert found.diagnosis["reused_seconds"] == 0.0
 
 
 def test_a_failed_advice_is_a_failed_trial_and_the_verdict_comes(
@@ -278,7 +285,7 @@ def test_a_failed_advice_is_a_failed_trial_and_the_verdict_comes(
 
 
 def test_nothing_trained_is_the_judges_error(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureError, match="No trial completed"):
+    with pytest.raises(InfrastructureError, match="No trial was started before the time was up"):
         search(tmp_path, timeout=0.0)
 
 

@@ -275,8 +275,9 @@ def test_train_in_episodes(tmp_path: Path) -> None:
     assert np.isfinite(result.value)
     assert len(result.tasks) == 3
     assert autometa.load_model(result.model).problem.episode.shots == 5
+    joint = {"adaptation.kind": "joint"}
     with pytest.raises(UserError, match=r"`adaptation.kind` should be .*`gradient`"):
-        autometa.train(waves(), {}, episodic=True, shots=5, home=tmp_path, device="cpu")
+        autometa.train(waves(), joint, episodic=True, shots=5, home=tmp_path, device="cpu")
 
 
 def test_a_suite_of_rows_is_still_a_search_of_rows(tmp_path: Path) -> None:

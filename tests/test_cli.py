@@ -246,6 +246,8 @@ def test_ctrl_c_in_a_finalizer_is_not_forgotten() -> None:
 import signal, time
 import autometa.cli
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored, if our parent ignores it
+
 class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)  # Python prints what this raises, and goes on

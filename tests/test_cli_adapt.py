@@ -189,7 +189,7 @@ def test_models_that_cannot(models: Path, table: Path, tmp_path: Path) -> None:
     )
     train(make_suite(), epochs=1).save(tmp_path / "joint")
     joint = run(models, "adapt", tmp_path / "joint", table, "--out", tmp_path / "m")
-    assert "Search with `--episodic`" in refused(joint)
+    assert "Search or train with `--episodic`" in refused(joint)
     told = refused(run(models, "predict", tmp_path / "joint", table, "--interval", "0.9"))
     assert "Found `adaptation.kind = joint`." in told
     adapted = tmp_path / "m"

@@ -173,9 +173,21 @@ def test_one_arm_gives_a_model_and_no_comparison(tmp_path: Path) -> None:
 def test_nothing_completed_is_an_error_and_the_study_stays(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(InfrastructureError, match="No trial completed"):
+    with pytest.raises(InfrastructureError, match="No trial was started"):
         run(tmp_path, small_suite(), n_trials=3, timeout=0.0)
     assert run(tmp_path, small_suite(), n_trials=3, study_name="small-1", resume=True).n_trials == 3
+
+
+def test_all_diverged_is_an_error_that_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = (
+        "low: 1.0e+29, high: 1.0e+30, log: true}\n  optimizer.clip: 1.0e+30\n  backbone.norm: none"
+    )
+    space = SPACE.replace("low: 1.0e-3, high: 3.0e-2, log: true}", wild)
+    monkeypatch.setitem(globals(), "SPACE", space)
+    with pytest.raises(InfrastructureError, match="No trial completed.*gives the reason of each"):
+        run(tmp_path, small_suite(), n_trials=3)
 
 
 def test_verdict_does_not_claim_equal_tuning_where_there_was_none(

@@ -98,7 +98,7 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
             raise _unknown(home, name, storage)
         return _QuietStudy(name, store, sampler=RandomSampler(seed=0))
     check_readable(storage)
-    rdb, store = connect(storage, create=False)
+    rdb, store = connect(storage)
     try:
         with storage_errors(storage):
             if not _has_study(store, name):
@@ -138,7 +138,7 @@ def list_studies(home: Home, storage: str | None = None, *, create: bool = False
     """Names of the studies in the home folder, or in a database, sorted.
 
     Args:
-        create: make the database where there is none.
+        create: make an SQLite file where there is none.
 
     Raises:
         StudyError: there is no such database.
@@ -148,7 +148,7 @@ def list_studies(home: Home, storage: str | None = None, *, create: bool = False
         return sorted(path.stem for path in home.studies.glob("*.journal"))
     if not create:
         check_readable(storage)
-    rdb, _ = connect(storage, create=create)
+    rdb, _ = connect(storage)
     try:
         with storage_errors(storage):
             return sorted(study.study_name for study in rdb.get_all_studies())

@@ -211,4 +211,5 @@ def _next(found: dict[str, Any], home: Home, storage: str | None, uri: str | Non
     if found["diagnosis"] is not None and found["diagnosis"]["reason"] is None:
         say(f"  autometa diagnose {found['study']}{study}")
     if found["mlflow"] is not None:
-        say(f"  autometa ui{where}" + (f" --mlflow-tracking-uri {shlex.quote(uri)}" if uri else ""))
+        server = f" --mlflow-tracking-uri {shlex.quote(hidden(uri))}" if uri else ""
+        say(f"  autometa ui{where}{server}")

@@ -68,7 +68,7 @@ def train(
     seed: Annotated[
         int,
         typer.Option(
-            callback=options.between(0, 2**32 - 1),
+            callback=options.seed_range,
             help="Seed of the training; the split of the rows stays.",
         ),
     ] = 0,

@@ -38,6 +38,7 @@ def between(low: int, high: int) -> Callable[[typer.CallbackParam, Any], Any]:
 
 
 share = between(0, 1)
+seed_range = between(0, 2**32 - 1)
 
 
 def _flag(param: typer.CallbackParam) -> str:
@@ -287,7 +288,7 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda."
 Seed = Annotated[
     int,
     typer.Option(
-        callback=between(0, 2**32 - 1),
+        callback=seed_range,
         help="Seed of suggestions and training; the split of the rows stays.",
     ),
 ]

@@ -345,6 +345,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-trials", type=int, default=POINTS[-1])
     parser.add_argument("--quick", action="store_true", help="one table, one seed, 10 trials")
     args = parser.parse_args(argv)
+    if unknown := [exam for exam in args.exams.split(",") if exam not in EXAMS]:
+        parser.error(f"--exams: {unknown[0]} is not one of {', '.join(EXAMS)}")
     if args.quick:
         args.seeds, args.n_trials, args.tables = 1, 10, "nasbench201-cifar10"
         args.exams, args.methods = "siblings,negated", "random,tpe,portfolio+tpe,rgpe,transfer"

@@ -134,3 +134,12 @@ def test_a_suite_of_sharing_bench_is_searched_on_its_even_side(method: str, tmp_
     probes = script.probes_of(task)
     assert probes is not None
     assert len(probes) == 1 + len(script.bench().others("diabetes"))
+
+
+def test_an_unknown_exam_is_refused_before_any_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["--out", str(tmp_path / "out"), "--exams", "foreign"])
+    assert "foreign is not one of siblings" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

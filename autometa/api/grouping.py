@@ -32,16 +32,16 @@ def nested_groups(suite: TaskSuite, seed: int, device: torch.device) -> tuple[st
     kinds of ground of landmine's 29 fields are found with one head and not with many). Targets of
     the same rows have heads of their own, which lets opposite targets count as alike.
     """
+    config = shared_trunk(suite)
     measure = partial(
         task_affinity,
         suite,
-        max_steps=epochs_in_steps(suite, EPOCHS, batch_size=64),
+        max_steps=epochs_in_steps(suite, EPOCHS, config.optimizer),
         spans=EPOCHS,
         seed=seed,
         lookahead=False,
         device=device,
     )
-    config = shared_trunk(suite)
     try:
         found = measure(config)
     except UserError:  # it diverged, and this rate is not the user's

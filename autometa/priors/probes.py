@@ -175,7 +175,7 @@ def _gradients(suite: TaskSuite, seed: int) -> dict[str, float]:
             found = task_affinity(
                 few,
                 TrialConfig.from_flat(values),
-                max_steps=epochs_in_steps(few, EPOCHS, batch_size=64),
+                max_steps=epochs_in_steps(few, EPOCHS, config.optimizer),
                 spans=EPOCHS,
                 seed=seed,
                 lookahead=False,

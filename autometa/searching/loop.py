@@ -249,8 +249,7 @@ class SearchLoop:
         if self.reference is not None and live.arm == "sharing":
             closest = self.reference.closest(attrs["tasks"])
             live.trial.set_user_attr("closest", {"task": closest.task, "below": closest.below})
-        place = bracket(self._settings.pruner, number, self._settings.max_steps)
-        value = self._at_rung[live.arm, place, attrs[BEST_STEP]][number]
+        value = max(self._reached(number, live).values())
         self._tell(number, live, TrialState.COMPLETE, value, reason)
 
     def _restore(self) -> None:
@@ -389,13 +388,8 @@ class SearchLoop:
         if found.train_loss is not None:
             metrics["train_loss"] = found.train_loss
         # what is told with the value is noted before it: a kill between them loses none of it
-        place = bracket(self._settings.pruner, number, self._settings.max_steps)
-        before = [
-            values[number]
-            for (arm, bracket_, step), values in self._at_rung.items()
-            if (arm, bracket_) == (live.arm, place) and step < found.step and number in values
-        ]
-        if not before or value > max(before):
+        before = [v for step, v in self._reached(number, live).items() if step < found.step]
+        if not before or value > max(before):  # of equal rungs the earlier one counts
             live.trial.set_user_attr("tasks", found.tasks)
             live.trial.set_user_attr(BEST_STEP, found.step)
         if self.reference is not None and live.arm == "sharing":
@@ -419,6 +413,15 @@ class SearchLoop:
         """Arm, bracket and step: trials are compared where these are equal."""
         place = bracket(self._settings.pruner, number, self._settings.max_steps)
         return live.arm, place, live.step
+
+    def _reached(self, number: int, live: _Live) -> dict[int, float]:
+        """Step → value, of every rung that a trial has reached."""
+        arm, place, _ = self._rung(number, live)
+        return {
+            step: values[number]
+            for (other, where, step), values in self._at_rung.items()
+            if (other, where) == (arm, place) and number in values
+        }
 
     def _note_rungs(self) -> None:
         """Keep with the study how well each rung's order agrees with that at the end."""

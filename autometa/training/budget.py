@@ -75,7 +75,7 @@ def full_length(
         return epochs_in_steps(suite, max_epochs)
     if isinstance(suite, EpisodicSuite):
         return epochs_in_steps(suite, _EPOCHS)
-    return max(LEAST_STEPS, epochs_in_steps(suite, _EPOCHS, batch_size=_ROWS))
+    return max(LEAST_STEPS, epochs_in_steps(suite, _EPOCHS, OptimizerConfig(batch_size=_ROWS)))
 
 
 def check_length(max_steps: int | None, max_epochs: int | None) -> None:
@@ -95,18 +95,19 @@ def check_length(max_steps: int | None, max_epochs: int | None) -> None:
 
 
 def epochs_in_steps(
-    suite: TaskSuite | EpisodicSuite, epochs: int, batch_size: int | None = None
+    suite: TaskSuite | EpisodicSuite, epochs: int, optimizer: OptimizerConfig | None = None
 ) -> int:
     """Optimizer steps of so many passes over the training rows.
 
     Args:
-        batch_size: rows a step (of each task in a grouped suite); the suite's default if None.
+        optimizer: has the rows and tasks of a step; the suite's default if None.
     """
-    n_rows, batch_tasks = suite.counts["train"], OptimizerConfig().batch_tasks
+    optimizer = optimizer or OptimizerConfig()
+    n_rows, batch_tasks = suite.counts["train"], optimizer.batch_tasks
     if isinstance(suite, EpisodicSuite):
         an_episode = suite.shape.n_support + suite.shape.n_query
         return epochs * steps_per_epoch(n_rows, an_episode, batch_tasks)
-    size = batch_size or _default_of(suite, batch_tasks)
+    size = optimizer.batch_size or _default_of(suite, batch_tasks)
     per_step = min(batch_tasks, suite.n_tasks) if suite.is_grouped else 1
     return epochs * steps_per_epoch(n_rows, size, per_step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from autometa.searching.executors import Script
 from autometa.searching.finalists import Rerun, Runs, best_of
 from autometa.searching.progress import Progress
 from autometa.searching.settings import SearchSettings, rerun_seeds, run_seed
+from autometa.searching.units import best_of_unit
 from autometa.space import Arm
 from autometa.study import is_advised, is_eligible
 from autometa.training.state import PopulationState, load_run
@@ -89,9 +91,11 @@ class Finals:
         self.folder = folder
         self._models = models
         self._notify = notify
-        self._runs = Runs(folder, fingerprint, settings.max_epochs, settings.device)
+        self._runs = Runs(folder, fingerprint, settings.max_steps, settings.device)
         self._done = 0
         self._total = 0
+        #: name of a final configuration → the steps that each of its runs counts with
+        self.best_steps: dict[str, list[int]] = {}
 
     def finalists(
         self,
@@ -139,7 +143,8 @@ class Finals:
     def train(
         self, configs: Mapping[str, TrialConfig], optional: Container[str] = ()
     ) -> Script[dict[str, PopulationState]]:
-        """Every configuration trained with the same `FINAL_SEEDS` seeds.
+        """Every configuration trained with the same `FINAL_SEEDS` seeds, each run as it was at its
+        best rung on validation; `best_steps` has which that was.
 
         Args:
             optional: configurations that are left out if a run of them fails.
@@ -157,21 +162,34 @@ class Finals:
         results = yield units
         states = {}
         for name, unit, result in zip(configs, units, results, strict=True):
-            failed = [r.reason for r in result.results if r.reason]
+            best = best_of_unit(unit, result)
+            failed = [
+                run.reason or "The run has no score."
+                for run, one in zip(result.results, best, strict=True)
+                if one is None
+            ]
             if failed and name in optional:
                 continue
             if failed:
                 raise InfrastructureError(f"A final run ({name}) failed: {failed[0]}")
-            states[name] = PopulationState.join(
-                [load_run(unit.checkpoint(n, unit.to_epoch)) for n in unit.names]
+            self.best_steps[name] = [one.step for one in best if one is not None]
+            states[name] = PopulationState.gather(
+                [
+                    load_run(unit.checkpoint(run, step))
+                    for run, step in zip(unit.names, self.best_steps[name], strict=True)
+                ]
             )
         return states
 
-    def refit(self, suite: Any, config: TrialConfig, facts: dict[str, Any]) -> Script[Path]:
+    def refit(
+        self, suite: Any, config: TrialConfig, facts: dict[str, Any], steps: Sequence[int]
+    ) -> Script[Path]:
         """Train and save the recommended model.
 
         Args:
             suite: its training and validation rows or tasks merged.
+            steps: what its final runs count with. Without validation rows no run can say that for
+                itself, so it is trained for their median, the shorter of two.
             facts: what the model is to say of itself.
 
         Raises:
@@ -179,14 +197,18 @@ class Finals:
         """
         suite.save(self.folder / "merged")
         seed = run_seed(self.settings.seed, _REFIT)
-        unit = self._runs.unit("refit", config.flat(), [seed], keep=True, suite="merged")
+        length = statistics.median_low(steps)
+        unit = self._runs.unit(
+            "refit", config.flat(), [seed], keep=True, suite="merged", to_step=length
+        )
         (result,) = yield [unit]
         if result.results[0].reason:
             raise InfrastructureError(f"The final refit failed: {result.results[0].reason}")
-        state = load_run(unit.checkpoint("refit-0", unit.to_epoch))
+        state = load_run(unit.checkpoint("refit-0", length))
         path = self._models / self.study
         shutil.rmtree(path, ignore_errors=True)
-        source = {"study": self.study, "epochs": self.settings.max_epochs, "seed": seed}
+        source = {"study": self.study, "steps": length, "max_steps": self.settings.max_steps}
+        source["seed"] = seed
         return Model.of(suite, config, state, {**facts, **source}).save(path)
 
     def unit_done(self) -> None:

@@ -130,7 +130,7 @@ class Judge:
     ) -> dict[str, Any]:
         stripped = self._suite.without_test()
         specs = task_specs(stripped)
-        trainer = Trainer(stripped, self._settings.max_epochs, torch_device("cpu"))
+        trainer = Trainer(stripped, self._settings.max_steps, torch_device("cpu"))
         test = self._suite.open_test()
         predictions = {
             arm: trainer.predict(
@@ -189,7 +189,9 @@ class Judge:
             "verdict": test["verdict"],
         }
         self._finals.say("The recommended model is trained on training and validation rows.")
-        path = yield from self._finals.refit(self._suite.merged(), winner.config, facts)
+        path = yield from self._finals.refit(
+            self._suite.merged(), winner.config, facts, self._finals.best_steps[winner.arm]
+        )
         return path
 
 

@@ -96,7 +96,8 @@ class EpisodeJudge:
         }
         if chosen in winners:
             facts["validation_score"] = winners[chosen].value
-        model = yield from self._finals.refit(self._suite.merged(), configs[chosen], facts)
+        steps = self._finals.best_steps[chosen]
+        model = yield from self._finals.refit(self._suite.merged(), configs[chosen], facts, steps)
         return Judgement(winners, finalists, test, model)
 
     def _compare(
@@ -107,7 +108,7 @@ class EpisodeJudge:
     ) -> dict[str, Any]:
         suite, settings = self._suite, self._settings
         stripped = suite.without_test()
-        trainer = Trainer(stripped, settings.max_epochs, find_device(settings.device))
+        trainer = Trainer(stripped, settings.max_steps, find_device(settings.device))
         episodes = suite.open_test_episodes()
         methods: dict[str, Method] = {}
         for name, config in configs.items():

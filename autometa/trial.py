@@ -34,10 +34,11 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {
 class OptimizerConfig(Config):
     """Optimizer, schedule and batch.
 
-    `lr`: peak learning rate; `cosine` falls to 0 over `max_epochs`, `constant` stays.
+    `lr`: peak learning rate; `cosine` falls to 0 over `max_steps`, `constant` stays.
     `weight_decay`: decoupled for `adamw`, added to the gradient for `sgd`; weight matrices only.
     `clip`: largest gradient norm of a run. `momentum`: SGD only. `batch_size`: rows a step, of
-    each task in a grouped suite, where a step takes `batch_tasks` tasks.
+    each task in a grouped suite, where a step takes `batch_tasks` tasks; None: by the number of
+    training rows (`training.budget.default_batch_size`).
     """
 
     kind: Literal["adamw", "sgd"] = "adamw"
@@ -46,7 +47,7 @@ class OptimizerConfig(Config):
     momentum: float = per_run(0.9, ge=0.0, lt=1.0)
     schedule: Literal["cosine", "constant"] = per_run("cosine")
     clip: float = per_run(1.0, gt=0.0)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int | None = Field(None, ge=1)
     batch_tasks: int = Field(8, ge=1)
 
 

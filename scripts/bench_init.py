@@ -138,17 +138,17 @@ def starts(suite: TaskSuite, arm: str, initials: Mapping[str, Initial]) -> dict[
     specs = task_specs(stripped)
     rows = TrainingRows(stripped.rows("train"), Problem.of(stripped), torch.device("cpu"))
     steps = rows.steps(TrialConfig.from_flat(base).optimizer)
-    epochs = max(EPOCHS, math.ceil(STEPS / steps))
+    length = steps * max(EPOCHS, math.ceil(STEPS / steps))
     scores = {}
     for start in STARTS:
         kind = "random" if start == "random" else "earlier"
-        trainer = Trainer(stripped, epochs, torch.device("cpu"), initials.get(start))
+        trainer = Trainer(stripped, length, torch.device("cpu"), initials.get(start))
         runs = [
             Run(TrialConfig.from_flat({**base, "optimizer.lr": lr, "init.kind": kind}), seed)
             for lr in RATES
             for seed in range(SEEDS)
         ]
-        results, state = trainer.train(runs, trainer.start(runs), epochs)
+        results, state = trainer.train(runs, trainer.start(runs), length)
         values = np.array([-1.0 if r.value is None else r.value for r in results])
         best = int(values.reshape(len(RATES), SEEDS).mean(1).argmax())
         pred = trainer.predict(runs, state, test)[best * SEEDS : (best + 1) * SEEDS]

@@ -149,15 +149,15 @@ class NoTraining(UnitTrainable):
 
     @staticmethod
     def work(unit: WorkUnit) -> UnitResult:
-        """Scores that grow with the epochs and differ between the runs."""
-        ends = time.thread_time() + NoTraining.seconds * len(unit.configs) * (unit.from_epoch == 0)
+        """Scores that grow with the steps and differ between the runs."""
+        ends = time.thread_time() + NoTraining.seconds * len(unit.configs) * (unit.from_step == 0)
         while time.thread_time() < ends:
             pass
         results = []
         for config in unit.configs:
-            value = 1.0 - 1.0 / (1 + unit.to_epoch) - 10 * float(config["optimizer.lr"])
+            value = 1.0 - 1.0 / (1 + unit.to_step) - 10 * float(config["optimizer.lr"])
             tasks: dict[str, float | None] = {"left": value, "right": value}
-            results.append(RunResult(unit.to_epoch, value, tasks, 1.0 - value, 0.001))
+            results.append(RunResult(unit.to_step, value, tasks, 1.0 - value, 0.001))
         return UnitResult(tuple(results), len(results) if unit.chunk is None else None, 0.01)
 
 
@@ -232,7 +232,7 @@ def search(args: argparse.Namespace, home: Home) -> dict[str, Any]:
     """One search, and where its time went."""
     suite = load_suite("multidigits")
     settings = SearchSettings(
-        n_trials=args.n_trials, max_epochs=27, sampler=args.sampler, independent_share=0.0,
+        n_trials=args.n_trials, max_steps=2000, sampler=args.sampler, independent_share=0.0,
         device="cpu",
     )  # fmt: skip
     space = Space.from_yaml(SPACE).bind(suite)

@@ -61,7 +61,7 @@ def made_up(space: Space, seed: int, n: int) -> Record:
     study = optuna.create_study(
         study_name=f"source-{seed}", direction="maximize", sampler=RandomSampler(seed=seed)
     )
-    facts = {"suite": {"name": f"s{seed}", "fingerprint": ""}, "settings": {"max_epochs": 9}}
+    facts = {"suite": {"name": f"s{seed}", "fingerprint": ""}, "settings": {"max_steps": 9}}
     for key, value in {**facts, "id": f"{seed:032x}", "space": space.text}.items():
         study.set_user_attr(key, value)
     for number in range(2 * n):

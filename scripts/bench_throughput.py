@@ -135,9 +135,14 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
     """One search through the public function."""
     import autometa
     from autometa.home import Home
-    from autometa.searching import ray_executor
+    from autometa.searching import promotion, ray_executor
     from autometa.study import read_study, rung_values
+    from autometa.tasks import load_suite
+    from autometa.training.budget import epochs_in_steps
+    from autometa.trial import OptimizerConfig
 
+    rows_a_step = OptimizerConfig(batch_size=SIZES[args.sizes][1])
+    an_epoch = epochs_in_steps(load_suite("multidigits"), 1, rows_a_step)
     curve: list[tuple[float, float]] = []
     ray_seconds = {"init": 0.0, "shutdown": 0.0}
     ray = ray_executor.ray
@@ -154,10 +159,11 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
         space = Path(folder) / "space.yaml"
         space.write_text(space_text(args.sizes), encoding="utf-8")
         started = time.time()
+        promotion.FIRST_RUNG = 1  # the peer's first rung is as short
         with contextlib.suppress(_Searched):
             autometa.search(
                 "multidigits", space=space, study_name="bench", n_trials=args.n_trials,
-                max_epochs=args.epochs, workers=args.workers, independent_share=0.0,
+                max_steps=args.epochs * an_epoch, workers=args.workers, independent_share=0.0,
                 gpus_per_worker=1 / args.workers if args.device == "cuda" else 0.0,
                 diagnose=False, prior="off", seed=args.seed, device=args.device, home=folder,
                 progress=progress,
@@ -171,7 +177,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
         "started": started + ray_seconds["init"],
         "ended": ended - ray_seconds["shutdown"],
         "trials": len(trials),
-        "trial_epochs": sum(max(rung_values(trial), default=0) for trial in trials),
+        "trial_epochs": sum(max(rung_values(trial), default=0) for trial in trials) // an_epoch,
         "curve": curve,
         "units": units,
     }

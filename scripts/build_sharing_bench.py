@@ -51,6 +51,8 @@ from autometa.trial import OptimizerConfig, TrialConfig
 
 RUNGS = (9, 3, 1)
 """A run is scored after 1/9, 1/3 and all of its epochs."""
+#: rows a step, of each task in a grouped suite
+BATCH_SIZE = 64
 #: a stream of seeds for the runs of the benchmark
 _STREAM = 5_000_011
 QUICK = {"independent": 1, "hard": 2, "tree": 1}
@@ -172,7 +174,7 @@ def make_plan(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     cells = plan_cells(space, name, settings["draws"], settings["quota"])
     problem = Problem.of(stripped)
     rows = TrainingRows(stripped.rows("train"), problem, torch.device("cpu"))
-    steps = rows.steps(OptimizerConfig())
+    steps = rows.steps(OptimizerConfig(batch_size=BATCH_SIZE))
     first = max(1, round(settings["steps"] / (RUNGS[0] * steps)))  # epochs of the first rung
     return {
         "suite": name,
@@ -210,8 +212,11 @@ def run_cell(name: str, plan: dict[str, Any], number: int) -> dict[str, Any]:
         raise SystemExit(f"The data of {name} are not those that its plan was made with.")
     stripped, test = suite.without_test(), suite.open_test()
     specs = task_specs(stripped)
-    trainer = Trainer(stripped, plan["epochs"][-1], torch.device("cpu"))
-    configs = [TrialConfig.from_flat(c) for c in plan["cells"][number]["configs"]]
+    trainer = Trainer(stripped, plan["epochs"][-1] * plan["steps_per_epoch"], torch.device("cpu"))
+    configs = [
+        TrialConfig.from_flat({**flat, "optimizer.batch_size": BATCH_SIZE})
+        for flat in plan["cells"][number]["configs"]
+    ]
     draws, seeds = plan["settings"]["draws"], plan["settings"]["seeds"]
     runs = [
         Run(config, run_seed(_STREAM, number * draws + draw, seed))
@@ -223,7 +228,7 @@ def run_cell(name: str, plan: dict[str, Any], number: int) -> dict[str, Any]:
     spent, failed = 0.0, [False] * len(runs)
     for epoch in plan["epochs"]:
         began = time.process_time()
-        results, state = trainer.train(runs, state, epoch)
+        results, state = trainer.train(runs, state, epoch * plan["steps_per_epoch"])
         spent += (time.process_time() - began) / len(runs)
         values, tasks = test_scores(trainer.predict(runs, state, test), test, specs)
         for k, result in enumerate(results):

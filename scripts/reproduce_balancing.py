@@ -103,9 +103,7 @@ def gradnorm_toy(kinds: list[str], steps: int = 700, seed: int = 0) -> dict[str,
     """Train the toy with each balancer; all other settings are the same."""
     suite = gradnorm_suite(seed)
     rows = suite.rows("val")
-    per_epoch = -(-suite.counts["train"] // 128)
-    epochs = -(-steps // per_epoch)
-    trainer = Trainer(suite, epochs, CPU)
+    trainer = Trainer(suite, steps, CPU)
     out = {}
     for kind in kinds:
         config = TrialConfig.from_flat(
@@ -124,7 +122,7 @@ def gradnorm_toy(kinds: list[str], steps: int = 700, seed: int = 0) -> dict[str,
         runs = [Run(config, seed)]
         start = trainer.start(runs)
         before = _errors(trainer.predict(runs, start, rows), rows.y)
-        _, state = trainer.train(runs, start, epochs)
+        _, state = trainer.train(runs, start, steps)
         ratios = _errors(trainer.predict(runs, state, rows), rows.y) / before
         weights = None
         if kind == "gradnorm":
@@ -199,7 +197,7 @@ def quadratic_losses(point: Tensor) -> Tensor:
 
 
 def quadratic_conflict(kind: str, steps: int = 400) -> dict[str, Any]:
-    """Gradient descent from `START`, one step an epoch, looked at every 20."""
+    """Gradient descent from `START`, looked at every 20."""
     LEARNERS.setdefault("quadratic", Quadratic)
     rows = np.arange(10, dtype=np.float32)[:, None]
     part = np.where(np.arange(10) < 8, "train", "test")
@@ -213,8 +211,8 @@ def quadratic_conflict(kind: str, steps: int = 400) -> dict[str, Any]:
     state = trainer.start(runs)
     layout = Layout(build(config, trainer.problem).init(torch.Generator())[0])
     losses = [quadratic_losses(START)]
-    for epoch in range(20, steps + 1, 20):
-        _, state = trainer.train(runs, state, epoch)
+    for step in range(20, steps + 1, 20):
+        _, state = trainer.train(runs, state, step)
         point = layout.unpack(state.values)["point"][0]
         losses.append(quadratic_losses(point))
     path = torch.stack(losses)

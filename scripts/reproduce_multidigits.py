@@ -49,10 +49,11 @@ import torch
 from autometa.intervals import Interval, mean_interval
 from autometa.metrics import delta_m, evaluate
 from autometa.tasks import load_suite
+from autometa.training.budget import epochs_in_steps
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
 from autometa.training.state import Layout, PopulationState, Run
-from autometa.trial import TrialConfig, build
+from autometa.trial import OptimizerConfig, TrialConfig, build
 
 NETWORK = {"backbone.kind": "mlp", "backbone.width": 64, "backbone.depth": 2}
 SETTINGS = {
@@ -135,13 +136,14 @@ def accuracies(
     if n_rows is not None:  # training rows come first
         first = {key: getattr(stripped, key)[:n_rows] for key in ("x", "y", "mask", "split")}
         stripped = replace(stripped, **first)
-    trainer, specs = Trainer(stripped, epochs, torch.device("cpu")), task_specs(stripped)
+    length = epochs_in_steps(stripped, epochs, OptimizerConfig(batch_size=64))
+    trainer, specs = Trainer(stripped, length, torch.device("cpu")), task_specs(stripped)
     out = {}
     for arms in populations():
         # a seed of its own for every pair, the same in all arms
         seeds = range(split * n_seeds, (split + 1) * n_seeds)
         runs = [Run(config(arm), seed) for arm in arms for seed in seeds]
-        results, state = trainer.train(runs, start(trainer, arms, runs), epochs)
+        results, state = trainer.train(runs, start(trainer, arms, runs), length)
         failed = [result.reason for result in results if result.reason]
         if failed:
             raise SystemExit(f"A run of {', '.join(arms)} on split {split} failed: {failed[0]}")

@@ -44,6 +44,7 @@ import torch
 
 from autometa.intervals import mean_interval
 from autometa.tasks import EpisodeSet, EpisodeShape, EpisodicSuite, TaskSuite, load_suite
+from autometa.training.budget import epochs_in_steps
 from autometa.training.population import Trainer
 from autometa.training.scoring import evaluate_episodes
 from autometa.training.state import PopulationState, Run
@@ -188,13 +189,14 @@ def learned(job: Job, source: TaskSuite, method: Method) -> dict[str, Any]:
     runs = [Run(config, job.seed)]
     trains = config.flat()["sharing.kind"] != "independent"
     epochs = epochs_in(mixed, runs, job) if trains else 1
-    trainer = Trainer(mixed.without_test(), epochs, torch.device("cpu"))
+    an_epoch = epochs_in_steps(mixed, 1, config.optimizer)
+    trainer = Trainer(mixed.without_test(), epochs * an_epoch, torch.device("cpu"))
     state = trainer.start(runs)
     curve: list[tuple[float, float]] = []
     began = time.process_time()
     if trains:
         for point in sorted({max(1, round(epochs * k / 10)) for k in range(1, 11)}):
-            (result,), state = trainer.train(runs, state, point)
+            (result,), state = trainer.train(runs, state, point * an_epoch)
             if result.value is None:
                 raise SystemExit(f"{job.method}: {result.reason}")
             # the score is 1 − error / chance's error
@@ -231,9 +233,10 @@ def epochs_in(suite: EpisodicSuite, runs: list[Run], job: Job) -> int:
     """How many epochs fit the CPU time, less a tenth for validation and a margin."""
     if job.quick:
         return 1
-    trainer = Trainer(suite.without_test(), 1, torch.device("cpu"))
+    an_epoch = epochs_in_steps(suite, 1, runs[0].config.optimizer)
+    trainer = Trainer(suite.without_test(), an_epoch, torch.device("cpu"))
     began = time.process_time()
-    trainer.train(runs, trainer.start(runs), 1)  # validation included
+    trainer.train(runs, trainer.start(runs), an_epoch)  # validation included
     one = time.process_time() - began
     return max(1, int(0.9 * 60 * job.minutes / one))
 

@@ -39,6 +39,7 @@ from autometa.learners import Batch
 from autometa.networks import Step
 from autometa.tasks import EpisodeShape
 from autometa.tasks.sinusoid import sinusoid_episodes
+from autometa.training.budget import epochs_in_steps
 from autometa.training.population import Trainer
 from autometa.training.scoring import evaluate_episodes
 from autometa.training.state import Layout, Run
@@ -172,13 +173,13 @@ def run(job: Job) -> dict[str, Any]:
         held_out_rows=method.shots + 100,
     )
     config = TrialConfig.from_flat({**NETWORK, **method.values})
-    an_epoch = suite.counts["train"] / (25 * (method.shots + QUERIES))
-    epochs = 1 if job.quick else max(1, round(method.steps / an_epoch))
-    trainer = Trainer(suite.without_test(), epochs, torch.device("cpu"))
+    an_epoch = epochs_in_steps(suite, 1, config.optimizer)
+    length = an_epoch if job.quick else max(1, method.steps)
+    trainer = Trainer(suite.without_test(), length, torch.device("cpu"))
     state = trainer.start([Run(config, job.seed)])
     began = time.process_time()
     if method.steps:
-        (result,), state = trainer.train([Run(config, job.seed)], state, epochs)
+        (result,), state = trainer.train([Run(config, job.seed)], state, length)
         if result.value is None:
             raise SystemExit(f"{job.method}: {result.reason}")
     seconds = time.process_time() - began

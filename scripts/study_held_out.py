@@ -41,6 +41,7 @@ from autometa.baselines_episodes import pooled_baselines, support_baselines
 from autometa.intervals import mean_interval
 from autometa.space import Space
 from autometa.tasks import EpisodeSet, EpisodeShape, EpisodicSuite, load_suite
+from autometa.training.budget import epochs_in_steps
 from autometa.training.population import Trainer
 from autometa.training.scoring import evaluate_episodes
 from autometa.training.state import Run
@@ -121,7 +122,7 @@ def run(job: Job) -> dict[str, Any]:
     began = time.process_time()
     shape = EpisodeShape(shots=job.shots, queries=job.shots)
     suite = EpisodicSuite.from_suite(load_suite(job.suite), shape, seed=job.split)
-    trainer = Trainer(suite.without_test(), job.epochs, torch.device("cpu"))
+    trainer = Trainer(suite.without_test(), epochs_in_steps(suite, job.epochs), torch.device("cpu"))
     space = Space.load("meta").bind(suite)
     test = suite.open_test_episodes()
     scores: dict[str, float] = {}
@@ -168,7 +169,7 @@ def tune(
     best: tuple[TrialConfig, float, np.ndarray] | None = None
     for some in groups.values():
         runs = [Run(config, seed) for config in some]
-        results, state = trainer.train(runs, trainer.start(runs), trainer.max_epochs)
+        results, state = trainer.train(runs, trainer.start(runs), trainer.max_steps)
         for k, result in enumerate(results):
             if result.value is not None and (best is None or result.value > best[1]):
                 pred = trainer.predict_episodes([runs[k]], state.select([k]), test)

@@ -62,6 +62,7 @@ from autometa.searching.progress import Progress
 from autometa.searching.settings import RERUN_SEEDS, run_seed
 from autometa.study import read_study
 from autometa.tasks import Rows, TaskSuite, load_suite
+from autometa.training.budget import full_length
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
 from autometa.training.state import Run
@@ -221,7 +222,9 @@ def find_winners(name: str, args: argparse.Namespace, n_tasks: int | None) -> di
     trials = best_of(read_study(Home.find(home), study_name).get_trials(deepcopy=False), other)
     if not trials:
         raise SystemExit(f"No trial of the arm `{other}` completed on {name}: nothing to compare.")
-    winners[other] = best_by_rerun(trials, suite.without_test(), args.max_epochs)
+    winners[other] = best_by_rerun(
+        trials, suite.without_test(), full_length(suite, max_epochs=args.max_epochs)
+    )
     varies = what_varies(load(name, 1, n_tasks), load(name, 2, n_tasks))
     counts = suite.counts
     return {
@@ -235,15 +238,15 @@ def find_winners(name: str, args: argparse.Namespace, n_tasks: int | None) -> di
 
 
 def best_by_rerun(
-    trials: Sequence[FrozenTrial], suite: TaskSuite, max_epochs: int
+    trials: Sequence[FrozenTrial], suite: TaskSuite, max_steps: int
 ) -> dict[str, Any]:
     """The finalist with the best mean validation score over new seeds, as the judge has it."""
-    trainer = Trainer(suite, max_epochs, torch.device("cpu"))
+    trainer = Trainer(suite, max_steps, torch.device("cpu"))
     best: tuple[float, FrozenTrial] | None = None
     for trial in trials:
         config = TrialConfig.from_flat(trial.user_attrs["config"])
         runs = [Run(config, run_seed(_CHOICE, trial.number, k)) for k in range(RERUN_SEEDS)]
-        results, _ = trainer.train(runs, trainer.start(runs), max_epochs)
+        results, _ = trainer.train(runs, trainer.start(runs), max_steps)
         values = [result.value for result in results if result.value is not None]
         if len(values) == len(runs) and (best is None or np.mean(values) > best[0]):
             best = float(np.mean(values)), trial
@@ -287,12 +290,13 @@ def run_pair(
     began = time.perf_counter()
     suite = load(name, split, n_tasks)
     stripped, test = suite.without_test(), suite.open_test()
-    trainer, specs = Trainer(stripped, max_epochs, torch.device("cpu")), task_specs(stripped)
+    max_steps = full_length(stripped, max_epochs=max_epochs)
+    trainer, specs = Trainer(stripped, max_steps, torch.device("cpu")), task_specs(stripped)
     seeds = [run_seed(split, k) for k in range(n_seeds)]
     pair: dict[str, Any] = {"split": split, "diverged": 0}
     for arm, flat in configs.items():
         runs = [Run(TrialConfig.from_flat(flat), seed) for seed in seeds]
-        results, state = trainer.train(runs, trainer.start(runs), max_epochs)
+        results, state = trainer.train(runs, trainer.start(runs), max_steps)
         scores = score(trainer.predict(runs, state, test), test, specs)
         bad = np.array([result.reason is not None for result in results]) | ~np.isfinite(scores)
         pair[arm] = float(np.where(bad, -1.0, scores).mean())

@@ -21,6 +21,7 @@ check_signatures(
 )
 
 from autometa.priors import shelf  # noqa: E402  # it imports NumPy
+from autometa.searching import promotion  # noqa: E402
 
 SHIPPED = shelf.SHIPPED
 
@@ -48,6 +49,14 @@ def shipped_prior(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the prior that comes with the package, which is then used."""
     monkeypatch.setattr(shelf, "SHIPPED", SHIPPED)
     return SHIPPED
+
+
+@pytest.fixture(scope="module")
+def early_rungs() -> Iterator[None]:
+    """Trainings of a few steps have all their rungs, as those of thousands do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promotion, "FIRST_RUNG", 1)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,10 +16,17 @@ from autometa.learners import Batch, Episode, Learner
 from autometa.networks import Problem
 from autometa.sharing import Params
 from autometa.tasks import TaskSuite
+from autometa.training.data import TrainingRows
 from autometa.trial import TrialConfig, build
 
 TABLE, IMAGE = (5,), (2, 6, 5)
 SMALL = {"backbone.width": 8, "backbone.depth": 2, "optimizer.batch_size": 16}
+
+
+def in_steps(suite: TaskSuite, config: TrialConfig, epochs: int) -> int:
+    """Optimizer steps of so many passes over the training rows."""
+    rows = TrainingRows(suite.rows("train"), Problem.of(suite), torch.device("cpu"))
+    return epochs * rows.steps(config.optimizer)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from tests.test_judge import run
     [
         ({"n_trials": -3}, UserError, "n_trials = -3"),
         ({"max_epochs": 0}, UserError, "max_epochs = 0"),
+        ({"max_steps": 0}, UserError, "max_steps = 0"),
+        ({"max_steps": 9, "max_epochs": 2}, UserError, "both say how long"),
         ({"independent_share": 1.5}, UserError, "independent_share = 1.5"),
         ({"workers": -1}, UserError, "workers = -1"),
         ({"cpus_per_worker": 0}, UserError, "cpus_per_worker = 0"),
@@ -114,7 +116,7 @@ def test_resuming_with_more_trials_judges_again(tmp_path: Path) -> None:
 
 def test_a_resumed_study_keeps_what_its_rungs_depend_on(tmp_path: Path) -> None:
     first = run(tmp_path, small_suite(), n_trials=2)
-    with pytest.raises(StudyError, match="max_epochs = 4"):
+    with pytest.raises(StudyError, match="max_steps = 8"):
         run(tmp_path, small_suite(), max_epochs=9, study_name=first.study, resume=True)
 
 

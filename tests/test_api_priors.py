@@ -49,7 +49,7 @@ def record(
     attrs = {
         "id": f"{seed:032x}",
         "suite": {"name": "made-up", "fingerprint": "f"},
-        "settings": {"max_epochs": 9},
+        "settings": {"max_steps": 9},
         "space": space,
     }
     for key, value in attrs.items():
@@ -100,7 +100,7 @@ def test_a_finished_search_leaves_a_record(tmp_path: Path) -> None:
     study = read_study(home, result.study)
     assert left.facts.study == result.study
     assert left.facts.probes["tasks"] is not None
-    assert left.facts.max_epochs == study.user_attrs["settings"]["max_epochs"]
+    assert left.facts.max_steps == study.user_attrs["settings"]["max_steps"]
     own = [t for t in study.trials if t.params]
     assert [(t.number, t.params, t.state) for t in left.trials] == [
         (t.number, t.params, t.state) for t in own
@@ -297,7 +297,7 @@ def test_never_from_itself(home: Path) -> None:
     shelve(home, own)
     bound = Space.from_yaml(SPACE).bind(suite)
     attrs = {"id": own.facts.id}
-    settings = SearchSettings(n_trials=8, max_epochs=4)
+    settings = SearchSettings(n_trials=8, max_steps=4)
     with open_study(place, "s", fingerprint="f", attrs=attrs) as handle:
         wanted = api_priors.Wanted("auto")
         assert not api_priors.settle_prior(handle, wanted, place, suite, bound, settings, print)
@@ -375,7 +375,7 @@ def test_where_a_prior_has_no_place(tmp_path: Path, options: dict[str, Any], wor
     ("n_trials", "portfolio"), [(1, 1), (8, 1), (20, 3), (32, 4), (40, 6), (64, 8), (500, 8)]
 )
 def test_size_of_the_portfolio(home: Path, n_trials: int, portfolio: int) -> None:
-    settings = SearchSettings(n_trials=n_trials, max_epochs=4)
+    settings = SearchSettings(n_trials=n_trials, max_steps=4)
     bound = Space.from_yaml(SPACE).bind(small_suite())
     with open_study(Home.find(home), "s", fingerprint="f", attrs={"id": "x"}) as handle:
         wanted = api_priors.Wanted("auto", (record("first"),))
@@ -389,7 +389,7 @@ def test_size_of_the_portfolio(home: Path, n_trials: int, portfolio: int) -> Non
 def test_what_was_begun_and_not_finished_is_chosen_again(home: Path) -> None:
     """A driver that is killed while it writes the sources leaves pieces without their head."""
     place, suite = Home.find(home), small_suite()
-    bound, settings = Space.from_yaml(SPACE).bind(suite), SearchSettings(n_trials=8, max_epochs=4)
+    bound, settings = Space.from_yaml(SPACE).bind(suite), SearchSettings(n_trials=8, max_steps=4)
     with open_study(place, "s", fingerprint="f", attrs={"id": "x"}) as handle:
         handle.set_attr("prior:0", "torn")
         wanted = api_priors.Wanted("auto", (record("first"),))
@@ -411,7 +411,7 @@ def test_what_mlflow_is_told(taught: tuple[Path, SearchResult]) -> None:
     assert taught[1].test is not None
     assert taught[1].model is not None
     tracker: Any = _Listening()
-    settings = SearchSettings(n_trials=20, max_epochs=4)
+    settings = SearchSettings(n_trials=20, max_steps=4)
     log_start(tracker, suite, Space.from_yaml(SPACE), settings, {}, found)
     assert tracker.params["prior"] == "auto"
     assert set(tracker.params["prior.sources"].split(", ")) == {

@@ -201,7 +201,7 @@ def test_groups_are_measured_only_where_trees_need_them(
     said: list[Progress] = []
 
     def choose(space: str, n_tasks: int, earlier: dict[str, Any]) -> Space:
-        settings = SearchSettings(n_trials=4, max_epochs=2)
+        settings = SearchSettings(n_trials=4, max_steps=2)
         return prepare.choose_space(space, small(n_tasks), "s", earlier, settings, said.append)
 
     choose("hard", 6, {})

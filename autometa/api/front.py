@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from autometa.api.episodic import (
 from autometa.api.logged import log_end, log_start
 from autometa.api.objectives import check_bound, check_objectives, front_rows
 from autometa.api.prepare import (
+    check_can_go_on,
     check_settings,
     choose_name,
     choose_space,
@@ -52,6 +55,7 @@ from autometa.searching.progress import Progress
 from autometa.study import open_study
 from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.tracking import Tracker
+from autometa.training.budget import check_length, full_length, with_batch_size
 
 Notify = Callable[[Progress], None]
 
@@ -64,7 +68,8 @@ def search(
     storage: str | None = None,
     n_trials: int = 64,
     timeout: float | None = None,
-    max_epochs: int = 27,
+    max_steps: int | None = None,
+    max_epochs: int | None = None,
     workers: int | None = None,
     ray_address: str | None = None,
     cpus_per_worker: int = 1,
@@ -104,7 +109,9 @@ def search(
         storage: any Optuna storage URL; a journal in the home folder if not given.
         n_trials: trials in all, those of an earlier run of this study included.
         timeout: seconds after which no trial and no diagnosis is started; the judgement is.
-        max_epochs: epochs of a trial that is never stopped early.
+        max_steps: optimizer steps of a trial that is never stopped early; by the suite if None, at
+            least 2,000 but in episodes.
+        max_epochs: the same in passes over the training rows, in place of `max_steps`.
         workers: worker processes on Ray; 0 runs everything in this process; as many as there are
             cores for if None.
         ray_address: a running Ray cluster; its own local one if None.
@@ -144,9 +151,10 @@ def search(
     """
     started = time.monotonic()
     notify: Notify = progress or (lambda step: None)
+    check_length(max_steps, max_epochs)
     settings = SearchSettings(
         n_trials,
-        max_epochs,
+        max_steps or 1,  # by the suite, once it is loaded
         seed,
         sampler,
         pruner,
@@ -175,6 +183,7 @@ def search(
     place = Home.find(home)
     check_writable(place.root, HOME)
     loaded = load_any(suite, episodes, suite_options)
+    settings = replace(settings, max_steps=full_length(loaded, max_steps, max_epochs))
     facts = None
     if isinstance(loaded, EpisodicSuite):
         check_settings_of_episodes(settings, diagnose)
@@ -215,7 +224,10 @@ def search(
             )
         )
         kept = stored_judgement(handle, n_trials)
-        if kept is None or (diagnose and stored_diagnosis(handle) is None):
+        check_can_go_on(name, earlier, kept)
+        counted_in_steps = "max_epochs" not in earlier.get("settings", {})
+        unexplained = diagnose and counted_in_steps and stored_diagnosis(handle) is None
+        if kept is None or unexplained:
             for message in bound.dropped:
                 tell(f"Left out: {message}")
             folder = place.checkpoints(name)
@@ -238,6 +250,7 @@ def search(
                 notify=notify,
                 samplers=samplers,
                 taken=start.taken,
+                settle=partial(with_batch_size, suite=loaded),
             )
             diagnosing, judging = closing(
                 loaded,

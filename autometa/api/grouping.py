@@ -15,9 +15,10 @@ from autometa.sharing.tree import canonical
 from autometa.space import MAX_CLUSTERS
 from autometa.tasks import TaskSuite
 from autometa.training.affinity import shared_trunk, task_affinity
+from autometa.training.budget import epochs_in_steps
 from autometa.trial import TrialConfig
 
-#: length of the training that is watched
+#: passes over the training rows that are watched, in batches of 64
 EPOCHS = 9
 
 
@@ -31,10 +32,16 @@ def nested_groups(suite: TaskSuite, seed: int, device: torch.device) -> tuple[st
     kinds of ground of landmine's 29 fields are found with one head and not with many). Targets of
     the same rows have heads of their own, which lets opposite targets count as alike.
     """
-    measure = partial(
-        task_affinity, suite, epochs=EPOCHS, seed=seed, lookahead=False, device=device
-    )
     config = shared_trunk(suite)
+    measure = partial(
+        task_affinity,
+        suite,
+        max_steps=epochs_in_steps(suite, EPOCHS, config.optimizer),
+        spans=EPOCHS,
+        seed=seed,
+        lookahead=False,
+        device=device,
+    )
     try:
         found = measure(config)
     except UserError:  # it diverged, and this rate is not the user's

@@ -25,7 +25,7 @@ from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.training.devices import find_device
 
 #: settings that a resumed study must keep: its rungs, seeds and arms depend on them
-_FIXED = ("max_epochs", "seed", "pruner", "independent_share", "no_task_worse_than", "cost")
+_FIXED = ("max_steps", "seed", "pruner", "independent_share", "no_task_worse_than", "cost")
 
 #: attribute of a study: the nested groups that its trees are made of
 GROUPS = "task_groups"
@@ -45,7 +45,6 @@ def check_settings(
     """
     limits: list[tuple[str, Any, bool, str]] = [
         ("n_trials", settings.n_trials, settings.n_trials >= 1, "at least 1"),
-        ("max_epochs", settings.max_epochs, settings.max_epochs >= 1, "at least 1"),
         (
             "timeout",
             settings.timeout,
@@ -146,7 +145,8 @@ def study_attrs(
         StudyError: a setting that trials already depend on has changed.
     """
     before = earlier.get("settings", {})
-    for key in _FIXED:
+    fixed = _FIXED[1:] if "max_epochs" in before else _FIXED
+    for key in fixed:
         old, value = before.get(key), asdict(settings)[key]
         if before and old != value:
             raise StudyError(
@@ -157,10 +157,28 @@ def study_attrs(
         **({GROUPS: list(space.cuts)} if space.cuts else {}),
         "suite": suite.describe(),
         "space": space.text,
-        "settings": asdict(settings),
+        # of a study that was counted in epochs only the result is of use: it stays as it was
+        "settings": before if "max_epochs" in before else asdict(settings),
         # two studies of one name (after a deletion, or of two users) have different MLflow runs
         "id": earlier.get("id") or uuid.uuid4().hex,
     }
+
+
+def check_can_go_on(name: str, earlier: dict[str, Any], judgement: dict[str, Any] | None) -> None:
+    """Refuse to go on with a study whose trials were counted in epochs; its result may be shown.
+
+    Args:
+        judgement: what it holds for the trials that are asked for, if anything.
+
+    Raises:
+        StudyError: it would have to go on.
+    """
+    if "max_epochs" in earlier.get("settings", {}) and judgement is None:
+        raise StudyError(
+            f"Study `{name}` is of an earlier version, which counted training in epochs and not in "
+            "optimizer steps, so its unfinished search cannot go on. Choose another `study_name` "
+            "(`--study-name`) for a new one; `autometa trials` still shows the old one."
+        )
 
 
 def make_executor(workers: int | None, ray_address: str | None, cpus: int, gpus: float) -> Executor:

@@ -14,6 +14,7 @@ from autometa.api.priors import prior_account
 from autometa.api.starting import told
 from autometa.diagnosis import ATTRIBUTE, stored
 from autometa.finals import Judgement
+from autometa.searching.loop import RUNGS
 from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
 from autometa.tracking import Tracker
 
@@ -26,7 +27,8 @@ class SearchResult:
         study, suite: names.
         n_trials: trials in the study, without those that the diagnosis advised.
         states: how many of these ended COMPLETE, PRUNED and FAIL.
-        best: number, value (on validation) and params of the best completed trial; None if none.
+        best: number, value (on validation), params and best_step (the length that it counts with)
+            of the best completed trial; None if none.
         diagnosis: why sharing hurts or helps, as plain JSON: `cause`, `findings`, `advice`, what
             became of it (`tried`), `measurements`; None without one.
         test: the final comparison on the test rows (`score`, `independent_score`, `gbdt_score`,
@@ -46,6 +48,9 @@ class SearchResult:
         init: which earlier model runs could start from (`model`, `suite`, `distance`, `sha256`,
             `blocks`, `parameters`), how many `trials` did, and how the `winners` of the arms
             started (`start`, `taken`); None without `init_from`.
+        rungs: where trials are stopped early, and whether the order there is that of the end:
+            `arm`, `step`, `bracket` (hyperband), rank `correlation` over the trials that were
+            trained to the end, once there are five, and whether it is `used`.
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -64,6 +69,7 @@ class SearchResult:
     diagnosis: dict[str, Any] | None = field(default=None, repr=False)
     prior: dict[str, Any] | None = field(default=None, repr=False)
     init: dict[str, Any] | None = field(default=None, repr=False)
+    rungs: list[dict[str, Any]] = field(default_factory=list, repr=False)
     interrupted: bool = False
 
     @property
@@ -88,6 +94,7 @@ class SearchResult:
             "front": self.front,
             "prior": self.prior,
             "init": self.init,
+            "rungs": self.rungs,
             "interrupted": self.interrupted,
         }
 
@@ -134,7 +141,7 @@ def search_result(
         states=states,
         best=None
         if best is None
-        else {key: rows[best.number][key] for key in ("number", "value", "params")},
+        else {key: rows[best.number][key] for key in ("number", "value", "params", "best_step")},
         test=test,
         model=model,
         seconds=time.monotonic() - started,
@@ -145,6 +152,7 @@ def search_result(
         diagnosis=stored_diagnosis(handle),
         prior=prior_account(handle),
         init=told(handle, None if test is None else test.get("winners")),
+        rungs=handle.study.user_attrs.get(RUNGS, []),
         interrupted=test is None,
     )
 

@@ -14,11 +14,14 @@ from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
 from autometa.home import HOME, Home, check_writable
 from autometa.model import Model
+from autometa.searching.promotion import ladder
 from autometa.searching.settings import MAX_SEED
+from autometa.searching.units import best_point
 from autometa.tasks import EpisodicSuite, TaskSuite
+from autometa.training.budget import check_length, full_length, with_batch_size
 from autometa.training.devices import find_device
-from autometa.training.population import Trainer
-from autometa.training.state import Run
+from autometa.training.population import RunResult, Trainer
+from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 
 
@@ -26,7 +29,8 @@ def train(
     suite: TaskSuite | EpisodicSuite | str | Path,
     config: Mapping[str, Any] | str | Path,
     *,
-    max_epochs: int = 27,
+    max_steps: int | None = None,
+    max_epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
     init_from: str | Path | None = None,
@@ -41,11 +45,14 @@ def train(
 ) -> TrainResult:
     """Train one configuration on the training rows and score it on the validation rows.
 
-    With `episodic` on training tasks, and on the validation tasks, as in `search`.
+    The model is the best on the validation rows of those after max/9, max/3 and max steps, as in a
+    search. With `episodic` on training tasks, and on the validation tasks, as in `search`.
 
     Args:
         config: dotted names to values, or a YAML file of them; what is missing takes its default,
             `adaptation.kind` in episodes `finetune`.
+        max_steps: optimizer steps; by the suite if None, as in `search`.
+        max_epochs: the same in passes over the training rows, in place of `max_steps`.
         init_from: a model (folder, or name in the home folder) whose shared blocks it starts from;
             at random if None.
         out: folder of the model; a new one in the home folder if None.
@@ -58,10 +65,7 @@ def train(
     if episodic:
         values.setdefault("adaptation.kind", "finetune")
     parsed = TrialConfig.from_flat(values)
-    if max_epochs < 1:
-        raise UserError(
-            f"Parameter `max_epochs` should be at least 1. Found `max_epochs = {max_epochs}`."
-        )
+    check_length(max_steps, max_epochs)
     if not 0 <= seed <= MAX_SEED:
         raise UserError(
             f"Parameter `seed` should be between 0 and {MAX_SEED}. Found `seed = {seed}`."
@@ -85,21 +89,38 @@ def train(
     initial = None
     if init_from is not None:
         parsed, initial = start_of(init_from, loaded, parsed, Home.find(home))
-    trainer = Trainer(stripped, max_epochs, found, initial)
-    runs = [Run(parsed, seed)]
-    (result,), state = trainer.train(runs, trainer.start(runs), max_epochs)
+    length = full_length(loaded, max_steps, max_epochs)
+    parsed = with_batch_size(parsed, loaded)
+    trainer = Trainer(stripped, length, found, initial)
+    result, state = _best(trainer, Run(parsed, seed))
     if result.value is None:
         raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
     facts = {
         "suite": loaded.name,
         "fingerprint": loaded.fingerprint,
-        "epochs": max_epochs,
+        "steps": result.step,
+        "max_steps": length,
         "seed": seed,
         "validation_score": result.value,
     }
     folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
     Model.of(stripped, parsed, state, facts).save(folder)
     return TrainResult(folder, result.value, result.tasks, time.monotonic() - started)
+
+
+def _best(trainer: Trainer, run: Run) -> tuple[RunResult, PopulationState]:
+    """The run after the length that it counts with; as it ended if it reached nothing."""
+    state = trainer.start([run])
+    reached: list[RunResult] = []
+    best = None
+    for step in ladder(trainer.max_steps):
+        (result,), state = trainer.train([run], state, step)
+        reached.append(result)
+        if best_point(reached) is result:
+            best = result, state.select([0])
+        if result.reason is not None:
+            break
+    return best or (reached[-1], state)
 
 
 def load_model(path: str | Path) -> Model:

@@ -114,6 +114,11 @@ def _tables(found: dict[str, Any]) -> None:
     say(f"{spent}.")
 
 
+def _unit(numbers: dict[str, Any]) -> str:
+    """What training is counted in: studies of earlier versions have epochs."""
+    return "epoch" if "epochs" in numbers else "step"
+
+
 def _networks(numbers: dict[str, Any]) -> None:
     say(f"Networks, {numbers['seeds']} seeds each:")
     rows = []
@@ -123,7 +128,15 @@ def _networks(numbers: dict[str, Any]) -> None:
             continue
         row = [words, one["trial"], one["width"], one["parameters"], one["train"], one["val"]]
         rows.append([*row, one["peak"]])
-    columns = ["network", "trial", "width", "parameters", "train", "validation", "best epoch"]
+    columns = [
+        "network",
+        "trial",
+        "width",
+        "parameters",
+        "train",
+        "validation",
+        f"best {_unit(numbers)}",
+    ]
     table(columns, rows, right=columns[1:])
 
 
@@ -131,7 +144,9 @@ def _tasks(numbers: dict[str, Any], found: dict[str, Any]) -> None:
     say("Tasks, validation scores and what sharing every block does to each:")
     networks = numbers["networks"]
     effects = numbers["effects"].get("trunk-independent") or [None] * len(numbers["tasks"])
-    done = next(f["numbers"]["epochs"] for f in found["findings"] if f["kind"] == "speed")
+    done = next(
+        f["numbers"][f"{_unit(numbers)}s"] for f in found["findings"] if f["kind"] == "speed"
+    )
     rows = []
     for number, name in enumerate(numbers["tasks"][:_TASKS]):
         effect = effects[number]
@@ -148,7 +163,9 @@ def _tasks(numbers: dict[str, Any], found: dict[str, Any]) -> None:
                 done[name],
             ]
         )
-    table(["task", "sharing", "independent", "effect", "called", "learned by epoch"], rows)
+    table(
+        ["task", "sharing", "independent", "effect", "called", f"learned by {_unit(numbers)}"], rows
+    )
     if len(numbers["tasks"]) > _TASKS:
         say(f"{len(numbers['tasks']) - _TASKS} more tasks; --json has them all.")
 
@@ -163,13 +180,14 @@ def _influences(numbers: dict[str, Any]) -> None:
         rows.append(
             [names[one["task"]], _interval(one["others"]), one["since"], *changes[: len(shown)]]
         )
-    table(["task", "all others", "from epoch", *shown], rows)
+    table(["task", "all others", f"from {_unit(numbers)}", *shown], rows)
 
 
 def _pairs(numbers: dict[str, Any]) -> None:
     pairs, names = numbers["pairs"], numbers["tasks"]
-    first, last = pairs["epochs"][0], pairs["epochs"][-1]
-    say(f"Cosine of the tasks' gradients of the shared blocks, after epoch {first} / {last}:")
+    unit = _unit(numbers)
+    first, last = pairs[f"{unit}s"][0], pairs[f"{unit}s"][-1]
+    say(f"Cosine of the tasks' gradients of the shared blocks, by {unit} {first} / {last}:")
     early, late = pairs["cosine"][0], pairs["cosine"][-1]
     rows = [
         [name, *(f"{_sign(a)} / {_sign(b)}" for a, b in zip(early[i], late[i], strict=True))]

@@ -57,7 +57,8 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the model is written.")
     ] = None,
-    max_epochs: options.MaxEpochs = 27,
+    max_steps: options.MaxSteps = None,
+    max_epochs: options.MaxEpochs = None,
     init_from: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +96,7 @@ def train(
         result = api.train(
             suite,
             chosen,
+            max_steps=max_steps,
             max_epochs=max_epochs,
             seed=seed,
             device=device,

@@ -292,9 +292,19 @@ Seed = Annotated[
         help="Seed of suggestions and training; the split of the rows stays.",
     ),
 ]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option(
+        callback=at_least(1),
+        help="Optimizer steps of a full training. Default: by the suite, 2000 for small tables.",
+    ),
+]
 MaxEpochs = Annotated[
-    int,
-    typer.Option(callback=at_least(1), help="Passes over the training rows of a full training."),
+    int | None,
+    typer.Option(
+        callback=at_least(1),
+        help="The same in passes over the training rows, in place of --max-steps.",
+    ),
 ]
 Json = Annotated[
     bool,

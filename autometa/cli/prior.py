@@ -182,6 +182,7 @@ def _row(record: Record) -> dict[str, Any]:
         "trials": len(record.trials),
         "states": record.counts(),
         "best": record.best(),
+        "max_steps": facts.max_steps,
         "max_epochs": facts.max_epochs,
         "finished": facts.finished,
     }

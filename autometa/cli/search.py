@@ -62,7 +62,8 @@ def search(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
-    max_epochs: options.MaxEpochs = 27,
+    max_steps: options.MaxSteps = None,
+    max_epochs: options.MaxEpochs = None,
     independent_share: Annotated[
         float,
         typer.Option(
@@ -205,6 +206,7 @@ def search(
                 storage=storage,
                 n_trials=n_trials,
                 timeout=timeout,
+                max_steps=max_steps,
                 max_epochs=max_epochs,
                 workers=workers,
                 ray_address=ray_address,

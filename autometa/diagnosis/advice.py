@@ -115,7 +115,7 @@ def _split_groups(m: Measurements, findings: Findings) -> list[Step]:
         (i.since for i in m.influences if i.task in findings.adversaries and i.since is not None),
         default=None,
     )
-    when = f" after epoch {since}" if since is not None and since > m.epochs[0] else ""
+    when = f" after step {since}" if since is not None and since > m.steps[0] else ""
     text = f"{who} and the other tasks conflict{when}: group {braces(m, groups)}"
     first = partitions(groups, len(m.tasks), 0, m.blocks, m.blocks)
     found: list[Step] = [
@@ -139,7 +139,7 @@ def _against_overfitting(m: Measurements) -> list[Step]:
     now = float(m.networks["sharing"].config.get("backbone.dropout", 0.0))
     more = round(min(_MOST_DROPOUT, now + _MORE_DROPOUT), 2)
     if more <= now:
-        return [("The sharing network overfits: train it for fewer epochs.", None)]
+        return [("The sharing network overfits: train it for fewer steps.", None)]
     text = f"The sharing network overfits: more dropout ({more:g} instead of {now:.2g})."
     return [(text, {"backbone.dropout": more})]
 

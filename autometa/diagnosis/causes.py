@@ -29,9 +29,9 @@ HARMS = 0.005
 LEARNED = 0.9
 #: … and has been learned at all if it gains this much over the constant
 LEAST_GAIN = 0.05
-#: a task is late if it needs this many times the epochs of the earliest (and 3 epochs more)
+#: a task is late if it needs this many times the steps of the earliest (and 1/9 of training more)
 LATE = 3.0
-#: a network has overfitted if its score falls by this much after its best epoch
+#: a network has overfitted if its score falls by this much after its best step
 DECLINES = 0.01
 
 
@@ -154,17 +154,17 @@ def find_cause(m: Measurements, harmful: tuple[int, ...], groups: Groups) -> Cau
 
 
 def learned_at(m: Measurements, network: Measured) -> tuple[int | None, ...]:
-    """For each task the epoch with 90% of what it ever gains on validation; None: not learned."""
+    """For each task the step with 90% of what it ever gains on validation; None: not learned."""
     found: list[int | None] = []
     for task in range(len(m.tasks)):
         curve = [-np.inf if row[task] is None else float(row[task] or 0.0) for row in network.curve]
         best = max(curve, default=-np.inf)
-        done = [e for e, score in zip(m.epochs, curve, strict=True) if score >= LEARNED * best]
+        done = [e for e, score in zip(m.steps, curve, strict=True) if score >= LEARNED * best]
         found.append(done[0] if best >= LEAST_GAIN else None)
     return tuple(found)
 
 
 def overfits(network: Measured) -> bool:
-    """Whether its validation score falls after its best epoch."""
+    """Whether its validation score falls after its best step."""
     fall = network.decline
     return fall is not None and fall.side > 0 and fall.value >= DECLINES

@@ -198,7 +198,7 @@ _RULES: dict[Cause, str] = {
 
 def _harms(m: Measurements, task: int) -> str:
     one = next(i for i in m.influences if i.task == task)
-    since = f" from epoch {one.since} on" if one.since is not None else ""
+    since = f" from step {one.since} on" if one.since is not None else ""
     cost = f" ({_of(one.others)} in score without it)" if one.others else ""
     return f"{m.tasks[task]} harms the other tasks{since}{cost}"
 
@@ -221,7 +221,7 @@ def _overfitting(m: Measurements) -> list[Finding]:
             found.append(
                 Finding(
                     f"overfitting-{role}",
-                    f"{what} {verb}: validation is best after epoch {one.peak} of {m.epochs[-1]} "
+                    f"{what} {verb}: validation is best after step {one.peak} of {m.steps[-1]} "
                     f"and falls by {one.decline.value:.3f} until the end.",
                     f"a fall of at least {DECLINES}, its 95% interval over the seeds above 0",
                     {"decline": asdict(one.decline), "peak": one.peak},
@@ -233,29 +233,29 @@ def _overfitting(m: Measurements) -> list[Finding]:
 def _speed(m: Measurements) -> Finding | None:
     network = m.networks.get("trunk", m.networks["sharing"])
     done = learned_at(m, network)
-    known = {m.tasks[t]: epoch for t, epoch in enumerate(done) if epoch is not None}
-    never = [m.tasks[t] for t, epoch in enumerate(done) if epoch is None]
+    known = {m.tasks[t]: step for t, step in enumerate(done) if step is not None}
+    never = [m.tasks[t] for t, step in enumerate(done) if step is None]
     parts = []
     if known:
         first = min(known.values())
-        late = [n for n, e in known.items() if e >= LATE * first and e >= first + 3]
+        late = [n for n, e in known.items() if e >= LATE * first and e - first >= m.steps[-1] / 9]
         if late:
             early = [n for n, e in known.items() if e == first]
             parts.append(
-                f"{names(early)} after epoch {first}, {names(late)} not before epoch "
+                f"{names(early)} after step {first}, {names(late)} not before step "
                 f"{min(known[n] for n in late)}"
             )
         else:
-            parts.append(f"all at about the same time, by epoch {max(known.values())}")
+            parts.append(f"all at about the same time, by step {max(known.values())}")
     text = f"The tasks are learned {'; '.join(parts)}" if parts else "No task is learned"
     if never and parts:
         text += f"; {names(never)} not at all"
     return Finding(
         "speed",
         f"{text}.",
-        f"{LEARNED:.0%} of the best validation score; late: {LATE:g} times the earliest epoch; "
+        f"{LEARNED:.0%} of the best validation score; late: {LATE:g} times the earliest step; "
         f"not learned: best score below {LEAST_GAIN}",
-        {"epochs": dict(zip(m.tasks, done, strict=True))},
+        {"steps": dict(zip(m.tasks, done, strict=True))},
     )
 
 

@@ -46,9 +46,9 @@ class Measured:
         changes: what is not as in the trial it was made from.
         train, val: scores on the training and the validation rows.
         tasks_train, tasks_val: the same a task; None where a task cannot be judged.
-        curve: [epoch][task] validation score on the way; None where it cannot be judged.
+        curve: [point][task] validation score on the way; None where it cannot be judged.
         decline: best score on the way minus that at the end, an interval over the seeds.
-        peak: epoch of the best mean score.
+        peak: step of the best mean score.
     """
 
     trial: int | None
@@ -69,13 +69,13 @@ class Pairs:
     """How the training of one task affects the others while they share the trunk.
 
     Attributes:
-        epochs: the epochs that the cosines are of.
-        cosine: [epoch][task][task], of the gradients of the shared parameters; None if undefined.
+        steps: the steps that the cosines are of, up to each from the one before.
+        cosine: [step][task][task], of the gradients of the shared parameters; None if undefined.
         affinity: [task][task], Z[i][j]: by what share a step of task i alone lowers the loss of
             task j (Fifty et al. 2021), mean over training.
     """
 
-    epochs: tuple[int, ...]
+    steps: tuple[int, ...]
     cosine: tuple[tuple[tuple[float | None, ...], ...], ...]
     affinity: tuple[tuple[float | None, ...], ...]
 
@@ -101,7 +101,7 @@ class Influence:
             positive where it does harm.
         p: two-sided, of `others`; None for a task that a first look cleared.
         changes: the same for each task; None where it cannot be judged.
-        since: the epoch from which on `others` is positive at every later one; None if it is not
+        since: the step from which on `others` is positive at every later one; None if it is not
             positive at the end.
     """
 
@@ -118,7 +118,7 @@ class Measurements:
 
     Attributes:
         tasks: names.
-        epochs: epochs of the curves; the last is the length of training.
+        steps: steps of the points of the curves; the last is the length of training.
         seeds: how many each network was trained with.
         blocks: how many the backbone of the sharing network has.
         networks: by role; `trunk` is the same as `sharing` where that shares every block.
@@ -131,7 +131,7 @@ class Measurements:
     """
 
     tasks: tuple[str, ...]
-    epochs: tuple[int, ...]
+    steps: tuple[int, ...]
     seeds: int
     blocks: int
     networks: dict[str, Measured]

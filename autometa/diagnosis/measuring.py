@@ -50,15 +50,15 @@ class Trained:
     Attributes:
         train, val: outputs on the training (None if not wanted) and the validation rows, as
             `evaluate` takes them.
-        values: [seed][epoch] validation score on the way.
-        curve: [seed][epoch][task], the same a task; NaN where it cannot be judged.
+        values: [seed][point] validation score on the way.
+        curve: [seed][point][task], the same a task; NaN where it cannot be judged.
     """
 
     network: Network
     train: np.ndarray | None
     val: np.ndarray
-    values: Float[np.ndarray, "seed epoch"]
-    curve: Float[np.ndarray, "seed epoch task"]
+    values: Float[np.ndarray, "seed point"]
+    curve: Float[np.ndarray, "seed point task"]
 
 
 def measure(
@@ -67,7 +67,7 @@ def measure(
     val: Rows,
     specs: Sequence[TaskSpec],
     *,
-    epochs: Sequence[int],
+    steps: Sequence[int],
     blocks: int,
     pairs: Pairs | None,
     seed: int = 0,
@@ -92,13 +92,13 @@ def measure(
     scores = boot.observed.value()[:, :, 0]
     per_task = boot.observed.task_scores()[:, :, 0].mean(1)
     networks = {
-        role: _measured(one, fits[role], float(scores[k].mean()), per_task[k], epochs)
+        role: _measured(one, fits[role], float(scores[k].mean()), per_task[k], steps)
         for k, (role, one) in enumerate(trained.items())
     }
     n_rows = float(boot.observed.n.sum() if val.task is not None else len(val.y))
     found = Measurements(
         tuple(spec.name for spec in specs),
-        tuple(epochs),
+        tuple(steps),
         len(scores[0]),
         blocks,
         {str(role): one for role, one in networks.items()},
@@ -129,7 +129,7 @@ def influences(
     isolated: Mapping[int, Trained],
     val: Rows,
     specs: Sequence[TaskSpec],
-    epochs: Sequence[int],
+    steps: Sequence[int],
     seed: int = 0,
 ) -> tuple[Influence, ...]:
     """What each task does to the others in the trunk.
@@ -157,17 +157,17 @@ def influences(
                 _estimate(interval),
                 float(interval.p) if math.isfinite(interval.p) else None,
                 tuple(effect.difference for effect in _effects(both, val)),
-                _since(ahead, epochs),
+                _since(ahead, steps),
             )
         )
     return tuple(found)
 
 
-def _since(ahead: np.ndarray, epochs: Sequence[int]) -> int | None:
-    """The first epoch from which on all are true."""
+def _since(ahead: np.ndarray, steps: Sequence[int]) -> int | None:
+    """The first step from which on all are true."""
     behind = np.flatnonzero(~ahead)
     first = int(behind[-1]) + 1 if len(behind) else 0
-    return int(epochs[first]) if first < len(epochs) else None
+    return int(steps[first]) if first < len(steps) else None
 
 
 def _tasks(boot: Bootstrap, places: list[int]) -> Bootstrap:
@@ -189,7 +189,7 @@ def _measured(
     fit: Evaluation,
     val: float,
     tasks_val: np.ndarray,
-    epochs: Sequence[int],
+    steps: Sequence[int],
 ) -> Measured:
     with np.errstate(invalid="ignore"):
         mean = one.values.mean(0)
@@ -205,7 +205,7 @@ def _measured(
         tasks_train=_numbers(fit.task_scores().mean(0)),
         tasks_val=_numbers(tasks_val),
         curve=tuple(_numbers(row) for row in one.curve.mean(0)),
-        peak=int(epochs[best]),
+        peak=int(steps[best]),
         decline=_estimate(decline),
     )
 

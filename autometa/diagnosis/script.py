@@ -27,7 +27,8 @@ from autometa.networks import Problem
 from autometa.searching.executors import Script
 from autometa.searching.loop import SearchSettings, run_seed
 from autometa.searching.progress import Progress
-from autometa.searching.units import UnitResult, WorkUnit, curve_epochs
+from autometa.searching.promotion import ladder
+from autometa.searching.units import UnitResult, WorkUnit, best_of_unit, curve_steps
 from autometa.study import StudyHandle, is_advised
 from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
@@ -46,7 +47,7 @@ ARMS = ("sharing", "independent")
 ISOLATED = 8
 #: tasks that are looked at again, at most, and with how many new seeds
 SUSPECTS, SECOND_SEEDS = 3, 8
-#: epochs of which the cosines are kept, at most: a study is read whole
+#: spans of training of which the cosines are kept, at most: a study is read whole
 _COSINES = 9
 #: said of the diagnosis of a study with a bound or a cost
 _NOT_PLAIN = "The bound on the tasks or the cost is not looked at here, and no advice is tried."
@@ -79,7 +80,8 @@ class Diagnosis:
         self._suite = suite.without_test()
         self._problem = Problem.of(suite)
         self._specs = task_specs(self._suite)
-        self._epochs = curve_epochs(settings.max_epochs)
+        rungs, curve = ladder(settings.max_steps), curve_steps(settings.max_steps)
+        self._steps = tuple(sorted({*rungs, *curve}))
         self._settings = settings
         self._handle = handle
         self._folder = folder
@@ -92,7 +94,7 @@ class Diagnosis:
     @cached_property
     def _trainer(self) -> Trainer:
         """For predictions only, and so where the checkpoints are read."""
-        return Trainer(self._suite, self._settings.max_epochs, torch_device("cpu"))
+        return Trainer(self._suite, self._settings.max_steps, torch_device("cpu"))
 
     def script(self) -> Script[dict[str, Any]]:
         """The stored diagnosis of these trials, or a new one; its advice tried as trials."""
@@ -151,7 +153,7 @@ class Diagnosis:
             self._suite.rows("train"),
             self._suite.rows("val"),
             self._specs,
-            epochs=self._epochs,
+            steps=self._steps,
             blocks=n_blocks(trunk.config, self._problem),
             pairs=_pairs(results[len(units) :]),
             seed=self._settings.seed,
@@ -180,7 +182,7 @@ class Diagnosis:
         seeds = [run_seed(self._settings.seed, _SUSPECTED, k) for k in range(SECOND_SEEDS)]
         unit = self._unit("trunk-again", [trunk.config] * len(seeds), seeds, keep=True)
         (result,) = yield [unit]
-        if any(run.reason is not None for run in result.results):
+        if not _all_reached(unit, result):
             return (), [*spent, result]
         again = self._outputs(trunk, unit, result, slice(None), train=False)
         second, more = yield from self._influences(trunk, again, suspects, seeds)
@@ -209,14 +211,14 @@ class Diagnosis:
         unit = self._unit(name, configs, [*seeds] * len(networks), keep=True)
         self._say("Tasks in turn are given a tower of their own.", 1)
         (result,) = yield [unit]
-        if any(run.reason is not None for run in result.results):
+        if not _all_reached(unit, result):
             return (), [result]
         isolated = {}
         for place, (task, network) in enumerate(networks.items()):
             part = slice(place * len(seeds), (place + 1) * len(seeds))
             isolated[task] = self._outputs(network, unit, result, part, train=False)
         val = self._suite.rows("val")
-        found = influences(shared, isolated, val, self._specs, self._epochs, self._settings.seed)
+        found = influences(shared, isolated, val, self._specs, self._steps, self._settings.seed)
         return found, [result]
 
     def _report(
@@ -275,10 +277,10 @@ class Diagnosis:
         units: Mapping[Role, WorkUnit],
         results: Mapping[Role, UnitResult],
     ) -> dict[Role, Trained]:
-        """The networks of which every seed was trained to the end."""
+        """The networks of which every seed was trained to the end, as they count: at their best."""
         found: dict[Role, Trained] = {}
         for role, unit in units.items():
-            if all(run.reason is None for run in results[role].results):
+            if _all_reached(unit, results[role]):
                 part = slice(0, SEEDS)
                 found[role] = self._outputs(networks[role], unit, results[role], part)
         if "sharing" in found and networks["trunk"] is networks["sharing"]:
@@ -288,21 +290,26 @@ class Diagnosis:
     def _outputs(
         self, network: Network, unit: WorkUnit, result: UnitResult, part: slice, train: bool = True
     ) -> Trained:
-        """What the runs of a part of a unit predict now, and how they scored on the way."""
-        state = PopulationState.join(
-            [load_run(unit.checkpoint(name, unit.to_epoch)) for name in unit.names[part]]
+        """What the runs of a part of a unit predict at their best rung, and how they scored on the
+        way."""
+        best = [one.step for one in best_of_unit(unit, result)[part] if one is not None]
+        state = PopulationState.gather(
+            [
+                load_run(unit.checkpoint(name, step))
+                for name, step in zip(unit.names[part], best, strict=True)
+            ]
         )
         runs = [Run(network.config, seed) for seed in unit.seeds[part]]
         curves = result.curves[part]
         tasks = [
-            [[_number(step.tasks[name]) for name in self._suite.task_names] for step in curve]
+            [[_number(point.tasks[name]) for name in self._suite.task_names] for point in curve]
             for curve in curves
         ]
         return Trained(
             network,
             self._trainer.predict(runs, state, self._suite.rows("train")) if train else None,
             self._trainer.predict(runs, state, self._suite.rows("val")),
-            np.array([[_number(step.value) for step in curve] for curve in curves]),
+            np.array([[_number(point.value) for point in curve] for curve in curves]),
             np.array(tasks),
         )
 
@@ -322,7 +329,7 @@ class Diagnosis:
         self._say("What the diagnosis advises is tried.", len(units))
         results = yield units
         for one, unit, result in zip(new, units, results, strict=True):
-            record(self._handle, self._tracker, unit, result.results[0], one["changes"])
+            record(self._handle, self._tracker, unit, result, one["changes"])
         self._handle.commit()
 
     def _unit(
@@ -332,22 +339,29 @@ class Diagnosis:
         seeds: Sequence[int],
         *,
         keep: bool = False,
-        measure: Any = "curves",
+        measure: Any = None,
     ) -> WorkUnit:
         return WorkUnit(
             names=tuple(f"{name}-{k}" for k in range(len(seeds))),
             configs=tuple(config.flat() for config in configs),
             seeds=tuple(seeds),
-            from_epoch=0,
-            to_epoch=self._settings.max_epochs,
-            max_epochs=self._settings.max_epochs,
+            from_step=0,
+            to_step=self._settings.max_steps,
+            max_steps=self._settings.max_steps,
             suite=str(self._folder / "suite"),
             fingerprint=self._suite.fingerprint,
             checkpoints=str(self._folder),
             keep=keep,
             device=self._settings.device,
             measure=measure,
+            at=ladder(self._settings.max_steps),
+            curve=curve_steps(self._settings.max_steps),
         )
+
+
+def _all_reached(unit: WorkUnit, result: UnitResult) -> bool:
+    """Whether every run was trained to the end."""
+    return all(run.reason is None for run in result.results)
 
 
 def candidates(numbers: Measurements) -> list[int]:
@@ -368,14 +382,14 @@ def suspected(found: Sequence[Influence]) -> list[int]:
 
 
 def _pairs(results: Sequence[UnitResult]) -> Pairs | None:
-    """The affinity of the trunk's tasks, if it was measured; cosines of at most 9 epochs."""
+    """The affinity of the trunk's tasks, if it was measured; cosines of at most 9 spans."""
     found = [one for result in results for one in result.affinities if one is not None]
     if not found:
         return None
     (one,) = found
-    places = np.unique(np.linspace(0, len(one["epochs"]) - 1, _COSINES).round().astype(int))
+    places = np.unique(np.linspace(0, len(one["steps"]) - 1, _COSINES).round().astype(int))
     return Pairs(
-        tuple(one["epochs"][k] for k in places),
+        tuple(one["steps"][k] for k in places),
         tuple(one["cosine"][k] for k in places),
         tuple(one["affinity"]),
     )

@@ -8,10 +8,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autometa.searching.units import WorkUnit
-from autometa.study import ADVISED, StudyHandle, is_advised
+from autometa.searching.units import UnitResult, WorkUnit, best_of_unit
+from autometa.study import ADVISED, BEST_STEP, StudyHandle, is_advised
 from autometa.tracking import Tracker
-from autometa.training.population import RunResult
 
 #: the study attribute that holds it
 ATTRIBUTE = "diagnosis"
@@ -44,34 +43,44 @@ def record(
     handle: StudyHandle,
     tracker: Tracker,
     unit: WorkUnit,
-    run: RunResult,
+    result: UnitResult,
     changes: dict[str, Any],
 ) -> None:
     """A finished trial in one write: a kill leaves it out or leaves all of it."""
-    value = run.value if run.reason is None else None
-    reason = run.reason or "The run has no score."
+    (best,), (end,) = best_of_unit(unit, result), result.results
+    value = None if best is None else best.value
+    reason = end.reason or "The run has no score."
+    rungs = {
+        one.step: one.value
+        for one in (result.curves or [(end,)])[0]
+        if one.step in {*unit.at, unit.to_step} and one.reason is None and one.value is not None
+    }
     attrs = {
         "arm": "sharing",
         ADVISED: True,
         "changes": changes,
         "config": dict(unit.configs[0]),
         "seed": unit.seeds[0],
-        "seconds": round(run.seconds, 4),
-        "tasks": run.tasks,
+        "seconds": round(end.seconds, 4),
+        "tasks": (best or end).tasks,
     }
+    if best is not None:
+        attrs[BEST_STEP] = best.step
     number = handle.add(
         create_trial(
             state=TrialState.FAIL if value is None else TrialState.COMPLETE,
             value=value,
-            user_attrs={**attrs, "reason": reason} if value is None else attrs,
-            intermediate_values={} if value is None else {run.epoch: value},
+            user_attrs=attrs
+            if end.reason is None and value is not None
+            else attrs | {"reason": reason},
+            intermediate_values=rungs,
         )
     )
     tags = {"arm": "sharing", "advised": "true"}
     tracker.trial_started(number, unit.configs[0], tags)
-    if value is None:
+    if best is None or value is None:
         tracker.trial_finished(number, "FAIL", None, reason)
         return
-    metrics = {f"task/{name}": s for name, s in run.tasks.items() if s is not None}
-    tracker.trial_rung(number, run.epoch, {"value": value, **metrics})
+    metrics = {f"task/{name}": s for name, s in best.tasks.items() if s is not None}
+    tracker.trial_rung(number, best.step, {"value": value, **metrics})
     tracker.trial_finished(number, "COMPLETE", value, None)

@@ -169,7 +169,7 @@ def _read(packed: io.BytesIO, where: str) -> Prior:
                 state=row["state"],
                 value=row["value"],
                 params=params,
-                rungs={int(epoch): float(value) for epoch, value in rungs.items()},
+                rungs={int(step): float(value) for step, value in rungs.items()},
                 distributions=known[row["record"]],
             )
         )

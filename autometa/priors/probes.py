@@ -23,6 +23,7 @@ from autometa.errors import UserError
 from autometa.metrics import labels
 from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.training.affinity import shared_trunk, task_affinity
+from autometa.training.budget import epochs_in_steps
 from autometa.trial import TrialConfig
 
 PROBES = (
@@ -48,7 +49,7 @@ MAX_ROWS = 2000
 MAX_TASKS = 20
 MAX_FEATURES = 200
 EPOCHS = 2
-"""Of the training whose gradients are watched."""
+"""Passes over the training rows while gradients are watched, in batches of 64."""
 
 
 def measure(suite: TaskSuite | EpisodicSuite, seed: int = 0) -> dict[str, float]:
@@ -174,7 +175,8 @@ def _gradients(suite: TaskSuite, seed: int) -> dict[str, float]:
             found = task_affinity(
                 few,
                 TrialConfig.from_flat(values),
-                epochs=EPOCHS,
+                max_steps=epochs_in_steps(few, EPOCHS, config.optimizer),
+                spans=EPOCHS,
                 seed=seed,
                 lookahead=False,
                 device=torch.device("cpu"),

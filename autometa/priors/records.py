@@ -20,7 +20,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from autometa.config import Config
 from autometa.space import Arm
@@ -51,7 +51,8 @@ class Facts(Config):
 
     `study`, `id`, `finished`: which search it was, and when it ended (ISO 8601).
     `suite`, `fingerprint`: what was searched; `episodic`: whether in episodes of held-out tasks.
-    `max_epochs`: of a trial. `space`: its YAML.
+    `max_steps`: optimizer steps of a trial that was never stopped early; None where training was
+    counted in epochs, `max_epochs`, and the rungs of its trials are. `space`: its YAML.
     `distributions`: parameter → Optuna's JSON of its distribution, the widest of all trials.
     `probes`: name → number, None where it could not be measured (`probes.measure`).
     """
@@ -62,10 +63,17 @@ class Facts(Config):
     suite: Line = Field(max_length=500)
     fingerprint: Line = Field(max_length=200)
     episodic: bool
-    max_epochs: int = Field(ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    max_epochs: int | None = Field(None, ge=1)
     space: str
     distributions: dict[Line, dict[str, Any]] = Field(max_length=MAX_PARAMETERS)
     probes: dict[Line, Annotated[float, Field(allow_inf_nan=False)] | None]
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Facts:
+        if (self.max_steps is None) == (self.max_epochs is None):
+            raise ValueError("A record should have either `max_steps` or `max_epochs`.")
+        return self
 
     @field_validator("distributions")
     @classmethod
@@ -131,7 +139,7 @@ def record_of(study: optuna.Study, probes: Mapping[str, float | None]) -> Record
         suite=_printable(attrs["suite"]["name"]),
         fingerprint=attrs["suite"]["fingerprint"],
         episodic="episodes" in attrs,
-        max_epochs=attrs["settings"]["max_epochs"],
+        **{name: attrs["settings"].get(name) for name in ("max_steps", "max_epochs")},
         space=attrs["space"],
         probes={n: v if v is not None and math.isfinite(v) else None for n, v in probes.items()},
     )
@@ -155,7 +163,7 @@ def record_of_any(study: optuna.Study, episodic: bool) -> Record:
         suite=_printable(study.study_name),
         fingerprint="",
         episodic=episodic,
-        max_epochs=max([1, *(e for t in study.trials for e in t.intermediate_values)]),
+        max_steps=max([1, *(step for t in study.trials for step in t.intermediate_values)]),
         space="",
         probes={},
     )
@@ -179,7 +187,7 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
             state=t.state.name,
             value=score_of(t) if t.state == TrialState.COMPLETE else None,
             params=t.params,
-            rungs={epoch: v for epoch, v in rung_values(t).items() if math.isfinite(v)},
+            rungs={step: v for step, v in rung_values(t).items() if math.isfinite(v)},
             distributions=distributions,
         )
         for t, arm in zip(own, arms, strict=True)

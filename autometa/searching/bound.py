@@ -54,7 +54,7 @@ class Reference:
 
     Attributes:
         trial: the independent trial that was chosen.
-        rungs: epoch (as text) → the same scores there, which trials that are not trained to the end
+        rungs: step (as text) → the same scores there, which trials that are not trained to the end
             yet are held to.
         score: its score on all tasks, mean over `seeds` runs.
         tasks: task → its score, of the tasks that are bound.
@@ -71,25 +71,26 @@ class Reference:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def with_rungs(self, early: Mapping[int, Rerun | None]) -> Reference:
-        """With what the same runs had reached at earlier epochs; one that failed is left out."""
+    def with_rungs(self, early: Mapping[int, Mapping[str, float | None]]) -> Reference:
+        """With what the same runs had scored on each task at earlier steps; rungs at which a bound
+        task has no score are left out."""
         rungs = {}
-        for epoch, run in early.items():
-            scores = {} if run is None else {name: run.tasks.get(name) for name in self.tasks}
+        for step, tasks in early.items():
+            scores = {name: tasks.get(name) for name in self.tasks}
             known = {name: score for name, score in scores.items() if score is not None}
             if len(known) == len(self.tasks):
-                rungs[str(epoch)] = known
+                rungs[str(step)] = known
         return replace(self, rungs=rungs)
 
-    def closest(self, scores: Mapping[str, float | None], epoch: int | None = None) -> Closest:
+    def closest(self, scores: Mapping[str, float | None], step: int | None = None) -> Closest:
         """The worst of a network's tasks, of its scores on the validation rows.
 
         Args:
-            epoch: where the network stands; at the end if None, or if it is no rung of the
+            step: where the network stands; at the end if None, or if it is no rung of the
                 reference.
         """
         found = []
-        for name, reference in self.rungs.get(str(epoch), self.tasks).items():
+        for name, reference in self.rungs.get(str(step), self.tasks).items():
             score = scores.get(name)
             below = _HOPELESS if score is None else reference - score
             found.append(Closest(name, score, reference, below))

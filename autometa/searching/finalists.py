@@ -7,7 +7,7 @@ reference of a bound are therefore chosen from the mean of several runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.searching.executors import Script
-from autometa.searching.units import UnitResult, WorkUnit
+from autometa.searching.promotion import ladder
+from autometa.searching.units import UnitResult, WorkUnit, best_of_unit
 from autometa.study import is_eligible, score_of, violation
+from autometa.training.population import RunResult
 
 #: finalists of each arm
 FINALISTS = 3
@@ -24,10 +26,15 @@ FINALISTS = 3
 
 @dataclass(frozen=True)
 class Rerun:
-    """Means over the new seeds: the score on validation, and that of each task."""
+    """Means over the new seeds: the score on validation, and that of each task.
+
+    Each run counts with its best rung. `rungs`: step → scores of the tasks there, at every rung
+    below the last that all runs have reached.
+    """
 
     value: float
     tasks: dict[str, float | None]
+    rungs: dict[int, dict[str, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Runs:
 
     folder: Path
     fingerprint: str
-    max_epochs: int
+    max_steps: int
     device: str
 
     def unit(
@@ -51,42 +58,33 @@ class Runs:
         *,
         keep: bool,
         suite: str = "suite",
-        to_epoch: int | None = None,
+        to_step: int | None = None,
     ) -> WorkUnit:
         return WorkUnit(
             names=tuple(f"{name}-{k}" for k in range(len(seeds))),
             configs=(config,) * len(seeds),
             seeds=tuple(seeds),
-            from_epoch=0,
-            to_epoch=to_epoch or self.max_epochs,
-            max_epochs=self.max_epochs,
+            from_step=0,
+            to_step=to_step or self.max_steps,
+            max_steps=self.max_steps,
             suite=str(self.folder / suite),
             fingerprint=self.fingerprint,
             checkpoints=str(self.folder),
             keep=keep,
             device=self.device,
+            at=ladder(self.max_steps),
         )
 
     def rerun(
         self, finalists: Sequence[FrozenTrial], seeds: Sequence[Sequence[int]]
     ) -> Script[list[Rerun | None]]:
         """What each finalist reaches with its new seeds; None if a run failed."""
-        results = yield [
+        units = [
             self.unit(f"rerun-{trial.number}", trial.user_attrs["config"], some, keep=False)
             for trial, some in zip(finalists, seeds, strict=True)
         ]
-        return [_mean(result) for result in results]
-
-    def at(
-        self, epochs: Sequence[int], trial: FrozenTrial, seeds: Sequence[int]
-    ) -> Script[dict[int, Rerun | None]]:
-        """What a trial's new runs have reached at earlier epochs: the same runs, stopped there."""
-        config = trial.user_attrs["config"]
-        results = yield [
-            self.unit(f"rerun-{trial.number}-at-{e}", config, seeds, keep=False, to_epoch=e)
-            for e in epochs
-        ]
-        return {epoch: _mean(result) for epoch, result in zip(epochs, results, strict=True)}
+        results = yield units
+        return [_mean(unit, result) for unit, result in zip(units, results, strict=True)]
 
 
 def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
@@ -101,13 +99,21 @@ def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
     return sorted(eligible, key=lambda t: (-(score_of(t) or 0.0), t.number))[:FINALISTS]
 
 
-def _mean(result: UnitResult) -> Rerun | None:
-    scores = [run.value for run in result.results if run.value is not None]
-    if len(scores) < len(result.results):
+def _mean(unit: WorkUnit, result: UnitResult) -> Rerun | None:
+    best = [run for run in best_of_unit(unit, result) if run is not None and run.value is not None]
+    if len(best) < len(result.results):
         return None
+    rungs = {}
+    for runs in zip(*result.curves, strict=True):
+        if runs[0].step < unit.to_step and all(run.reason is None for run in runs):
+            rungs[runs[0].step] = _task_means(runs)
+    return Rerun(float(np.mean([run.value for run in best])), _task_means(best), rungs)
+
+
+def _task_means(runs: Sequence[RunResult]) -> dict[str, float | None]:
+    """None for a task that a run has no score on."""
     tasks: dict[str, float | None] = {}
-    for name in result.results[0].tasks:
-        found = [run.tasks[name] for run in result.results]
-        known = [score for score in found if score is not None]
-        tasks[name] = float(np.mean(known)) if len(known) == len(found) else None
-    return Rerun(float(np.mean(scores)), tasks)
+    for name in runs[0].tasks:
+        known = [score for run in runs if (score := run.tasks[name]) is not None]
+        tasks[name] = float(np.mean(known)) if len(known) == len(runs) else None
+    return tasks

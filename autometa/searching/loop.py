@@ -6,6 +6,7 @@ study alone, so a search that was killed goes on as if nothing had happened.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from autometa.searching.executors import FINISHED, Script, ScriptSource
 from autometa.searching.finalists import Runs, best_of
 from autometa.searching.packing import MAX_BUNDLE, Shapes, ask_ahead, fullest
 from autometa.searching.progress import Progress
-from autometa.searching.promotion import bracket, decide, rungs
+from autometa.searching.promotion import PREDICTS, bracket, correlation, decide, rungs
 from autometa.searching.settings import (
     SearchSettings,
     arm_of,
@@ -34,8 +35,10 @@ from autometa.searching.settings import (
 from autometa.searching.units import UnitResult, WorkUnit, checkpoint_path
 from autometa.space import Arm, Space, readable
 from autometa.study import (
+    BEST_STEP,
     StudyHandle,
     is_advised,
+    is_default,
     is_eligible,
     make_sampler,
     rung_values,
@@ -54,6 +57,10 @@ _TRACKED: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL"]] = {
 }
 #: attribute of a study: its units in number, their runs, their seconds, and those of the probes
 UNITS, COUNTED = "units", ("units", "runs", "seconds", "probe_seconds")
+#: attribute of a study: how each rung's order agreed with that at the end, and whether it is used
+RUNGS = "rungs"
+#: of an arm's trials, the part that may be default configurations
+_DEFAULTS = 1 / 4
 
 
 @dataclass
@@ -65,7 +72,8 @@ class _Live:
     config: dict[str, Any]
     shape: str
     seed: int
-    epoch: int = 0
+    step: int = 0
+    is_default: bool = False
 
 
 class SearchLoop:
@@ -81,6 +89,7 @@ class SearchLoop:
         notify: called with the state of the search after every change.
         taken: how much of a run's network starts from an earlier model (`training.initial.Taken`),
             None where it starts at random.
+        settle: gives a suggested configuration what it leaves to the suite.
     """
 
     def __init__(
@@ -96,8 +105,10 @@ class SearchLoop:
         notify: Callable[[Progress], None],
         samplers: Mapping[Arm, optuna.samplers.BaseSampler] | None = None,
         taken: Callable[[TrialConfig], dict[str, int] | None] = lambda config: None,
+        settle: Callable[[TrialConfig], TrialConfig] = lambda config: config,
     ) -> None:
         self._taken = taken
+        self._settle = settle
         self._handle = handle
         self._space = space
         self._settings = settings
@@ -120,6 +131,7 @@ class SearchLoop:
         kept = handle.study.user_attrs.get("reference")
         self.reference = None if kept is None else Reference(**kept)
         self._asked: dict[str, int] = {"sharing": 0, "independent": 0}
+        self._defaults: dict[str, int] = {"sharing": 0, "independent": 0}
         self._best: tuple[float, int, str] | None = None
         self._total = 0
         self._done_before = 0
@@ -151,16 +163,16 @@ class SearchLoop:
                 self._report(number, lives[number], found, found.value)
                 reported.append(number)
             else:
-                reason = found.reason or "The run has no score."
-                self._tell(number, lives[number], TrialState.FAIL, None, reason)
+                self._fail(number, lives[number], found)
         kept: dict[tuple[Arm, int, int], frozenset[int]] = {}
         for number in reported:  # once the whole unit is in
             self._promote(number, lives[number], kept)
+        self._note_rungs()
         self._handle.commit()
         for name in unit.names:  # what the unit started from, and what a told trial left
-            checkpoint_path(self._checkpoints, name, unit.from_epoch).unlink(missing_ok=True)
+            checkpoint_path(self._checkpoints, name, unit.from_step).unlink(missing_ok=True)
             if int(name) not in self._waiting:
-                checkpoint_path(self._checkpoints, name, unit.to_epoch).unlink(missing_ok=True)
+                checkpoint_path(self._checkpoints, name, unit.to_step).unlink(missing_ok=True)
         self._announce()
 
     def referencing(self) -> ScriptSource[None]:
@@ -181,14 +193,16 @@ class SearchLoop:
             self._announce("The best independent networks are run again: the bound is from them.")
             seeds = [rerun_seeds(self._settings.seed, trial.number) for trial in finalists]
             settings = self._settings
-            runs = Runs(self._checkpoints, self._fingerprint, settings.max_epochs, settings.device)
+            runs = Runs(self._checkpoints, self._fingerprint, settings.max_steps, settings.device)
             reruns = yield from runs.rerun(finalists, seeds)
             reference = choose_reference(TaskSuite.load(self._suite), finalists, reruns)
-            epochs = rungs(settings.pruner, settings.max_epochs, 0)[:-1]
-            if reference is not None and epochs:
-                (chosen,) = [k for k, t in enumerate(finalists) if t.number == reference.trial]
-                early = yield from runs.at(epochs, finalists[chosen], seeds[chosen])
-                reference = reference.with_rungs(early)
+            if reference is not None:
+                (chosen,) = [
+                    run
+                    for trial, run in zip(finalists, reruns, strict=True)
+                    if trial.number == reference.trial
+                ]
+                reference = reference.with_rungs({} if chosen is None else chosen.rungs)
             self.reference = reference
         if self.reference is None:
             raise InfrastructureError(
@@ -203,18 +217,40 @@ class SearchLoop:
         self, number: int, live: _Live, kept: dict[tuple[Arm, int, int], frozenset[int]]
     ) -> None:
         """Decide what becomes of a trial; `kept` has who goes on from a rung, if decided before."""
-        values = self._values(number, live)
-        if live.epoch == self._settings.max_epochs:
-            self._tell(number, live, TrialState.COMPLETE, values[number], None)
+        if live.step == self._settings.max_steps:
+            self._complete_trial(number, live, None)
             return
         rung = self._rung(number, live)
         if rung not in kept:
-            kept[rung] = decide(self._settings.pruner, values, self._broken[live.epoch])
-        if number in kept[rung]:
-            live.trial.set_user_attr("kept", live.epoch)
+            arm, place, step = rung
+            ends = self._at_rung[arm, place, self._settings.max_steps]
+            values = self._at_rung[rung]
+            kept[rung] = decide(self._settings.pruner, values, self._broken[step], ends)
+        if number in kept[rung] or live.is_default:
+            live.trial.set_user_attr("kept", live.step)
             self._waiting[number] = live
         else:
-            self._tell(number, live, TrialState.PRUNED, values[number], None)
+            self._tell(number, live, TrialState.PRUNED, self._at_rung[rung][number], None)
+
+    def _fail(self, number: int, live: _Live, found: RunResult) -> None:
+        """A run without a score at this rung counts with what it had reached before, if it had."""
+        reason = found.reason or "The run has no score."
+        has_cost = self._settings.cost is None or found.cost is not None
+        if live.step == 0 or not has_cost:
+            self._tell(number, live, TrialState.FAIL, None, reason)
+            return
+        if found.cost is not None:
+            live.trial.set_user_attr("cost", found.cost)
+        self._complete_trial(number, live, f"{reason} What it had reached before counts.")
+
+    def _complete_trial(self, number: int, live: _Live, reason: str | None) -> None:
+        """Tell the best rung's value; the scores of its tasks are what the bound is held to."""
+        attrs = live.trial.user_attrs
+        if self.reference is not None and live.arm == "sharing":
+            closest = self.reference.closest(attrs["tasks"])
+            live.trial.set_user_attr("closest", {"task": closest.task, "below": closest.below})
+        value = max(self._reached(number, live).values())
+        self._tell(number, live, TrialState.COMPLETE, value, reason)
 
     def _restore(self) -> None:
         """Take over what an earlier driver left in the study."""
@@ -227,12 +263,13 @@ class SearchLoop:
                 continue
             self._total += 1
             arm = frozen.user_attrs.get("arm", "sharing")
-            place = bracket(self._settings.pruner, frozen.number, self._settings.max_epochs)
+            place = bracket(self._settings.pruner, frozen.number, self._settings.max_steps)
             self._asked[arm] += 1
-            for epoch in frozen.user_attrs.get("broken", []):
-                self._broken[epoch].add(frozen.number)
-            for epoch, value in rung_values(frozen).items():
-                self._at_rung[arm, place, epoch][frozen.number] = value
+            self._defaults[arm] += is_default(frozen)
+            for step in frozen.user_attrs.get("broken", []):
+                self._broken[step].add(frozen.number)
+            for step, value in rung_values(frozen).items():
+                self._at_rung[arm, place, step][frozen.number] = value
             if frozen.state.name in self._states:
                 self._states[frozen.state.name] += 1
             if is_eligible(frozen):
@@ -241,8 +278,8 @@ class SearchLoop:
         known = self._handle.trials()  # by number
         for trial in self._handle.revive(lambda n: self._sampler(known[n].user_attrs["arm"], n)):
             live = self._configure(trial, trial.user_attrs["arm"])
-            live.epoch = max(rung_values(known[trial.number]), default=0)
-            if live.epoch == trial.user_attrs.get("kept", 0):
+            live.step = max(rung_values(known[trial.number]), default=0)
+            if live.step == trial.user_attrs.get("kept", 0):
                 self._waiting[trial.number] = live
             else:  # killed while it wrote a unit's results: the decision is missing
                 self._promote(trial.number, live, {})
@@ -258,8 +295,9 @@ class SearchLoop:
             arm = self._next_arm()
             if arm is None:
                 break
-            trial = self._handle.ask(arm, partial(self._sampler, arm))
+            trial = self._handle.ask(arm, partial(self._sampler, arm), self._next_default(arm))
             live = self._configure(trial, arm)
+            self._defaults[arm] += live.is_default
             self._waiting[trial.number] = live
             self._total += 1
             self._asked[arm] += 1
@@ -277,6 +315,16 @@ class SearchLoop:
             return "independent"
         return None if self.reference is None else "sharing"
 
+    def _next_default(self, arm: Arm) -> dict[str, Any] | None:
+        """What the arm's next trial is suggested as one of the space's default configurations."""
+        settings, asked = self._settings, self._defaults[arm]
+        n_trials = settings.n_trials
+        if len(self._space.arms) > 1:
+            independent = self._n_independent
+            n_trials = independent if arm == "independent" else n_trials - independent
+        defaults = self._space.default_suggestions(arm)[: math.ceil(n_trials * _DEFAULTS)]
+        return defaults[asked] if asked < len(defaults) else None
+
     @property
     def _is_bound(self) -> bool:
         return self._settings.no_task_worse_than is not None
@@ -287,9 +335,10 @@ class SearchLoop:
 
     def _configure(self, trial: optuna.trial.Trial, arm: Arm) -> _Live:
         """Suggest what has not been suggested yet, and note the whole configuration."""
-        config = TrialConfig.from_flat(self._space.suggest(trial, arm))
+        config = self._settle(TrialConfig.from_flat(self._space.suggest(trial, arm)))
         seed = run_seed(self._settings.seed, trial.number)
-        live = _Live(trial, arm, config.flat(), config.shape_key(), seed)
+        default = is_default(trial)
+        live = _Live(trial, arm, config.flat(), config.shape_key(), seed, is_default=default)
         if "config" not in trial.user_attrs:
             trial.set_user_attr("config", live.config)
             trial.set_user_attr("seed", live.seed)
@@ -305,66 +354,95 @@ class SearchLoop:
         groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
         for number in sorted(self._waiting):
             live = self._waiting[number]
-            groups[live.shape, live.epoch, self._next_rung(number, live)].append(number)
-        epochs = {key: key[1] for key in groups}
+            groups[live.shape, live.step, self._next_rung(number, live)].append(number)
+        steps = {key: key[1] for key in groups}
         most = {key: self._shapes.most(key[0]) for key in groups}
-        return fullest(groups, epochs, workers, len(self._running), most)
+        return fullest(groups, steps, workers, len(self._running), most)
 
     def _unit(self, lives: dict[int, _Live]) -> WorkUnit:
         number, first = next(iter(lives.items()))
-        to_epoch = self._next_rung(number, first)
+        to_step = self._next_rung(number, first)
         return WorkUnit(
             names=tuple(map(str, lives)),
             configs=tuple(live.config for live in lives.values()),
             seeds=tuple(live.seed for live in lives.values()),
-            from_epoch=first.epoch,
-            to_epoch=to_epoch,
-            max_epochs=self._settings.max_epochs,
+            from_step=first.step,
+            to_step=to_step,
+            max_steps=self._settings.max_steps,
             suite=str(self._suite),
             fingerprint=self._fingerprint,
             checkpoints=str(self._checkpoints),
-            keep=to_epoch < self._settings.max_epochs,
+            keep=to_step < self._settings.max_steps,
             device=self._settings.device,
             cost=self._settings.cost,
             **self._shapes.known(first.shape),
         )
 
     def _next_rung(self, number: int, live: _Live) -> int:
-        ladder = rungs(self._settings.pruner, self._settings.max_epochs, number)
-        return next(epoch for epoch in ladder if epoch > live.epoch)
+        ladder = rungs(self._settings.pruner, self._settings.max_steps, number)
+        return next(step for step in ladder if step > live.step)
 
     def _report(self, number: int, live: _Live, found: RunResult, value: float) -> None:
-        live.epoch = found.epoch
+        live.step = found.step
         metrics = {f"task/{name}": s for name, s in found.tasks.items() if s is not None}
         if found.train_loss is not None:
             metrics["train_loss"] = found.train_loss
         # what is told with the value is noted before it: a kill between them loses none of it
-        live.trial.set_user_attr("tasks", found.tasks)
+        before = [v for step, v in self._reached(number, live).items() if step < found.step]
+        if not before or value > max(before):  # of equal rungs the earlier one counts
+            live.trial.set_user_attr("tasks", found.tasks)
+            live.trial.set_user_attr(BEST_STEP, found.step)
         if self.reference is not None and live.arm == "sharing":
-            closest = self.reference.closest(found.tasks, found.epoch)
+            closest = self.reference.closest(found.tasks, found.step)
             live.trial.set_user_attr("closest", {"task": closest.task, "below": closest.below})
             metrics["below_reference"] = closest.below
             if closest.below > (self._settings.no_task_worse_than or 0.0):
-                self._broken[found.epoch].add(number)
-                at = [*live.trial.user_attrs.get("broken", []), found.epoch]
+                self._broken[found.step].add(number)
+                at = [*live.trial.user_attrs.get("broken", []), found.step]
                 live.trial.set_user_attr("broken", sorted(set(at)))
         if found.cost is not None:
             live.trial.set_user_attr("cost", found.cost)
             metrics["cost"] = found.cost
-        self._handle.report(live.trial, value, found.epoch)
+        self._handle.report(live.trial, value, found.step)
         seconds = live.trial.user_attrs.get("seconds", 0.0) + found.seconds
         live.trial.set_user_attr("seconds", round(seconds, 4))
-        self._values(number, live)[number] = value
-        self._tracker.trial_rung(number, found.epoch, {"value": value, **metrics})
+        self._at_rung[self._rung(number, live)][number] = value
+        self._tracker.trial_rung(number, found.step, {"value": value, **metrics})
 
     def _rung(self, number: int, live: _Live) -> tuple[Arm, int, int]:
-        """Arm, bracket and epoch: trials are compared where these are equal."""
-        place = bracket(self._settings.pruner, number, self._settings.max_epochs)
-        return live.arm, place, live.epoch
+        """Arm, bracket and step: trials are compared where these are equal."""
+        place = bracket(self._settings.pruner, number, self._settings.max_steps)
+        return live.arm, place, live.step
 
-    def _values(self, number: int, live: _Live) -> dict[int, float]:
-        """Values at this trial's rung."""
-        return self._at_rung[self._rung(number, live)]
+    def _reached(self, number: int, live: _Live) -> dict[int, float]:
+        """Step → value, of every rung that a trial has reached."""
+        arm, place, _ = self._rung(number, live)
+        return {
+            step: values[number]
+            for (other, where, step), values in self._at_rung.items()
+            if (other, where) == (arm, place) and number in values
+        }
+
+    def _note_rungs(self) -> None:
+        """Keep with the study how well each rung's order agrees with that at the end."""
+        found = []
+        for arm, place, step in sorted(self._at_rung):
+            ends = self._at_rung.get((arm, place, self._settings.max_steps), {})
+            agreed = correlation(self._at_rung[arm, place, step], ends)
+            if step < self._settings.max_steps and agreed is not None:
+                where = {"bracket": place} if self._settings.pruner == "hyperband" else {}
+                used = self._settings.pruner != "none" and agreed >= PREDICTS
+                found.append(
+                    {
+                        "arm": arm,
+                        "step": step,
+                        **where,
+                        "correlation": round(agreed, 4),
+                        "used": used,
+                    }
+                )
+        if found != self._handle.study.user_attrs.get(RUNGS, []):
+            self._handle.set_attr(RUNGS, found)
 
     def _tell(
         self, number: int, live: _Live, state: TrialState, value: float | None, reason: str | None

@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Container, Mapping
 from typing import Literal, get_args
 
+from scipy.stats import spearmanr
+
 from autometa.errors import UserError, nearest
 
 Pruner = Literal["asha", "hyperband", "median", "none"]
@@ -20,6 +22,14 @@ PRUNERS: tuple[str, ...] = get_args(Pruner)
 ETA = 3
 #: rungs below the last
 _LEVELS = 2
+#: steps of the first rung, at least: what a network has learned in fewer says little
+FIRST_RUNG = 100
+#: trials of an arm that were trained to the end, before a rung is held to how it ordered them
+_PREDICTED = 5
+#: rank correlation with the end below which a rung stops nobody. Those that reached the end are the
+#: best at the rung, which lowers the correlation that is found among them: with normal scores .6
+#: among all trials is .37 among their best third
+PREDICTS = 0.3
 #: more than any two values differ by: they lie between -1 and 1
 _DEMOTION = 3.0
 #: the median rule waits for this many values
@@ -40,30 +50,49 @@ def check_pruner(name: str) -> str:
     return name
 
 
-def rungs(pruner: str, max_epochs: int, number: int) -> tuple[int, ...]:
-    """Epochs at which trial `number` is scored; the last is `max_epochs`.
+def ladder(max_steps: int) -> tuple[int, ...]:
+    """All rungs: max/9, max/3 and max steps, without those below `FIRST_RUNG`."""
+    below = (max_steps // ETA**level for level in range(_LEVELS, 0, -1))
+    return (*(step for step in below if step >= FIRST_RUNG), max_steps)
 
-    `asha` and `median`: max/9, max/3, max (Li et al. 2020). `hyperband`: trials take turns in
-    brackets that start at max/9, at max/3 or at max (Li et al. 2018). `none`: the end alone.
+
+def rungs(pruner: str, max_steps: int, number: int) -> tuple[int, ...]:
+    """Steps at which trial `number` is scored; the last is `max_steps`.
+
+    `asha`, `median` and `none`: all of `ladder` (Li et al. 2020). `hyperband`: trials take turns in
+    brackets that start at its first, second or third rung (Li et al. 2018).
     """
-    ladder = sorted({max(1, max_epochs // ETA**level) for level in range(_LEVELS + 1)})
-    if pruner == "none":
-        return (max_epochs,)
-    if pruner == "hyperband":
-        return tuple(ladder[bracket(pruner, number, max_epochs) :])
-    return tuple(ladder)
+    return ladder(max_steps)[bracket(pruner, number, max_steps) :]
 
 
-def bracket(pruner: str, number: int, max_epochs: int) -> int:
+def bracket(pruner: str, number: int, max_steps: int) -> int:
     """The bracket of a trial; trials are compared within a bracket only."""
-    if pruner != "hyperband":
-        return 0
-    ladder = {max(1, max_epochs // ETA**level) for level in range(_LEVELS + 1)}
-    return number % len(ladder)
+    return number % len(ladder(max_steps)) if pruner == "hyperband" else 0
+
+
+def correlation(values: Mapping[int, float], ends: Mapping[int, float]) -> float | None:
+    """Spearman's rank correlation of the values at a rung with those at the end.
+
+    Args:
+        values, ends: trial number → value; only trials that have both count.
+
+    Returns:
+        None with fewer than five such trials; 0 where either is constant, which orders nothing.
+    """
+    both = sorted(values.keys() & ends.keys())
+    if len(both) < _PREDICTED:
+        return None
+    pair = [values[n] for n in both], [ends[n] for n in both]
+    if any(len(set(one)) == 1 for one in pair):
+        return 0.0
+    return float(spearmanr(*pair).statistic)
 
 
 def decide(
-    pruner: str, values: Mapping[int, float], demoted: Container[int] = ()
+    pruner: str,
+    values: Mapping[int, float],
+    demoted: Container[int] = (),
+    ends: Mapping[int, float] | None = None,
 ) -> frozenset[int]:
     """Which of the trials scored at a rung go on.
 
@@ -71,13 +100,16 @@ def decide(
         values: trial number → value at the rung, of all trials of one arm and bracket that
             reached it, whatever became of them. Equal values favour the earlier trial.
         demoted: trials that come after all others, whatever their value: they break a bound there.
+        ends: trial number → value at the end, of those of the same arm and bracket that were
+            trained so far.
 
     `asha`, `hyperband`: the best ⌈n/3⌉. `median`: those not below the median, once there are
-    five. `none`: all.
+    five. `none`: all. And all where the rung did not predict the end (`PREDICTS`).
     """
-    values = {n: value - _DEMOTION * (n in demoted) for n, value in values.items()}
-    if pruner == "none":
+    found = correlation(values, ends or {})
+    if pruner == "none" or (found is not None and found < PREDICTS):
         return frozenset(values)
+    values = {n: value - _DEMOTION * (n in demoted) for n, value in values.items()}
     if pruner == "median":
         if len(values) < _MEDIAN_STARTS:
             return frozenset(values)

@@ -19,13 +19,14 @@ RERUN_SEEDS, _RERUN = 3, 1_000_001
 class SearchSettings:
     """What fixes a search besides suite and space.
 
+    `max_steps`: optimizer steps of a trial that is never stopped early.
     `timeout`: seconds after which no unit is started; None for no limit.
     `no_task_worse_than`: how far a task's score may be below the reference (see `bound`).
     `cost`: what is minimised beside the score (`costs.COSTS`).
     """
 
     n_trials: int
-    max_epochs: int
+    max_steps: int
     seed: int = 0
     sampler: str = "tpe"
     pruner: str = "asha"

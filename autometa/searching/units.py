@@ -1,4 +1,4 @@
-"""The work unit: K runs of one shape key from one epoch to another. Stateless and idempotent.
+"""The work unit: K runs of one shape key from one step to another. Stateless and idempotent.
 
 Configurations, seeds and checkpoint paths go in, results come out; a unit that is lost with its
 worker is simply run again.
@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +33,10 @@ from autometa.trial import TrialConfig
 _PROBE_FROM = 4
 #: what a run may raise for being what it is, or for want of memory
 _TROUBLES = (RuntimeError, MemoryError, AutometaError)
-#: epochs of a learning curve at most
+#: points of a learning curve at most
 _CURVE_POINTS = 27
+#: measurements of an affinity in each of the spans of training
+_PER_SPAN = 12
 
 
 @dataclass(frozen=True)
@@ -44,28 +47,31 @@ class WorkUnit:
         names: one a run; names its checkpoint file.
         configs: dotted names to values, one a run, all of one shape key.
         seeds: one a run.
-        from_epoch, to_epoch: where to start (0: initialise) and to stop.
-        max_epochs: the length that schedules span.
+        from_step, to_step: where to start (0: initialise) and to stop.
+        max_steps: the length that schedules span.
         suite: folder of the saved suite (without test rows).
         fingerprint: of that suite.
         checkpoints: folder of the checkpoints.
-        keep: write checkpoints at `to_epoch`.
+        at: steps on the way at which runs are scored and, with `keep`, saved; at `to_step` they
+            always are.
+        curve: more steps on the way at which runs are scored.
+        keep: write checkpoints.
         device: `cpu`, `cuda` or `auto`.
         chunk: how many runs to step together at least; None asks the probe.
         memory: what a run takes (`RunMemory`); None measures it.
         share: of the machine's memory, or of the GPU's, that its worker may plan with.
         threads: that its worker may use.
         cost: what to say about a network that is trained to the end (`costs.COSTS`); None: nothing.
-        measure: `curves`: score the runs at several epochs on the way; `affinity`: no checkpoint
-            and no score, but how the tasks' gradients and losses affect each other in training.
+        measure: `affinity`: no checkpoint and no score, but how the tasks' gradients and losses
+            affect each other in training.
     """
 
     names: tuple[str, ...]
     configs: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
-    from_epoch: int
-    to_epoch: int
-    max_epochs: int
+    from_step: int
+    to_step: int
+    max_steps: int
     suite: str
     fingerprint: str
     checkpoints: str
@@ -76,19 +82,27 @@ class WorkUnit:
     share: float = 1.0
     threads: int = 1
     cost: str | None = None
-    measure: Literal["curves", "affinity"] | None = None
+    measure: Literal["affinity"] | None = None
+    at: tuple[int, ...] = ()
+    curve: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> WorkUnit:
-        listed = {name: tuple(data[name]) for name in ("names", "configs", "seeds")}
+        listed = {name: tuple(data[name]) for name in ("names", "configs", "seeds", "at", "curve")}
         return cls(**{**data, **listed, "memory": _pair(data.get("memory"))})
 
-    def checkpoint(self, name: str, epoch: int) -> Path:
-        """The file of a run's state after `epoch`; a later rung does not overwrite it."""
-        return checkpoint_path(Path(self.checkpoints), name, epoch)
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Steps at which its runs are scored, the last included."""
+        between = {step for step in (*self.at, *self.curve) if self.from_step < step < self.to_step}
+        return (*sorted(between), self.to_step)
+
+    def checkpoint(self, name: str, step: int) -> Path:
+        """The file of a run's state after `step` steps; a later rung does not overwrite it."""
+        return checkpoint_path(Path(self.checkpoints), name, step)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class UnitResult:
         most: how many runs of this shape this worker steps together at most, for their memory;
             None where there was one.
         seconds, probe_seconds: of all, and of measuring what fits and what is fastest.
-        curves: of `measure = "curves"`: for each run its results on the way, the last included.
+        curves: for each run its results at the unit's `points`; empty where there is one point.
         affinities: of `measure = "affinity"`: an `Affinity` a run as JSON, None where it failed.
     """
 
@@ -130,7 +144,7 @@ class UnitResult:
     @classmethod
     def lost(cls, unit: WorkUnit, reason: str) -> UnitResult:
         """The result of a unit whose workers died again and again."""
-        failed = RunResult(unit.from_epoch, None, reason=reason)
+        failed = RunResult(unit.from_step, None, reason=reason)
         return cls(tuple(failed for _ in unit.names))
 
 
@@ -138,8 +152,24 @@ def _pair(data: Any) -> tuple[int, int] | None:
     return None if data is None else (int(data[0]), int(data[1]))
 
 
-def checkpoint_path(folder: Path, name: str, epoch: int) -> Path:
-    return folder / f"{name}-epoch-{epoch}.safetensors"
+def best_point(points: Sequence[RunResult]) -> RunResult | None:
+    """The length that a run counts with: its best score on validation, the earlier of equal ones.
+
+    A run that diverged later counts with what it had reached; None if it reached nothing.
+    """
+    scored = [one for one in points if one.reason is None and one.value is not None]
+    return max(scored, key=lambda one: (one.value, -one.step), default=None)
+
+
+def best_of_unit(unit: WorkUnit, result: UnitResult) -> list[RunResult | None]:
+    """For each run of a unit the best of its points in `at`, the last included."""
+    wanted = {*unit.at, unit.to_step}
+    curves = result.curves or [(one,) for one in result.results]
+    return [best_point([one for one in curve if one.step in wanted]) for curve in curves]
+
+
+def checkpoint_path(folder: Path, name: str, step: int) -> Path:
+    return folder / f"{name}-step-{step}.safetensors"
 
 
 def initial_path(checkpoints: Path) -> Path:
@@ -155,7 +185,7 @@ def run_unit(unit: WorkUnit) -> UnitResult:
     if unit.measure == "affinity":
         return _affinities(unit, device, started)
     trainer = _trainer(
-        unit.suite, unit.fingerprint, unit.max_epochs, str(device), _initial_file(unit)
+        unit.suite, unit.fingerprint, unit.max_steps, str(device), _initial_file(unit)
     )
     runs = [
         Run(TrialConfig.from_flat(config), seed)
@@ -167,7 +197,7 @@ def run_unit(unit: WorkUnit) -> UnitResult:
     most = len(runs) if memory is None else memory.most(budget)
     chunk = _probe(trainer, runs[:most]) if unit.chunk is None else min(unit.chunk, most)
     probe_seconds = time.perf_counter() - began
-    steps: list[list[RunResult]] = []  # [run, epoch on the way]
+    steps: list[list[RunResult]] = []  # [run, point on the way]
     fits = most
     for part in _parts(len(runs), chunk, most):
         found, largest = _train_part(unit, trainer, runs, part)
@@ -183,14 +213,14 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         probe_seconds=probe_seconds,
         memory=None if memory == unit.memory else memory,
         most=None if memory is None else fits,
-        curves=tuple(map(tuple, steps)) if unit.measure == "curves" else (),
+        curves=tuple(map(tuple, steps)) if len(unit.points) > 1 else (),
     )
 
 
-def curve_epochs(max_epochs: int) -> tuple[int, ...]:
-    """The epochs that `measure = "curves"` scores: all, or 27 that are evenly spaced."""
-    points = min(max_epochs, _CURVE_POINTS)
-    return tuple(sorted({round(max_epochs * k / points) for k in range(1, points + 1)}))
+def curve_steps(max_steps: int) -> tuple[int, ...]:
+    """The steps of a learning curve: 27 that are evenly spaced, or all."""
+    points = min(max_steps, _CURVE_POINTS)
+    return tuple(sorted({round(max_steps * k / points) for k in range(1, points + 1)}))
 
 
 def _affinities(unit: WorkUnit, device: torch.device, started: float) -> UnitResult:
@@ -203,7 +233,8 @@ def _affinities(unit: WorkUnit, device: torch.device, started: float) -> UnitRes
             affinity = task_affinity(
                 suite,
                 TrialConfig.from_flat(config),
-                epochs=unit.to_epoch,
+                max_steps=unit.to_step,
+                per_span=_PER_SPAN,
                 seed=seed,
                 device=device,
                 initial=initial,
@@ -211,34 +242,31 @@ def _affinities(unit: WorkUnit, device: torch.device, started: float) -> UnitRes
         except (RuntimeError, AutometaError) as exc:
             found.append(None)
             reason = f"{type(exc).__name__}: {exc}"
-            results.append(RunResult(unit.from_epoch, None, reason=reason))
+            results.append(RunResult(unit.from_step, None, reason=reason))
         else:
             found.append(affinity.to_json())
-            results.append(RunResult(unit.to_epoch, None))
+            results.append(RunResult(unit.to_step, None))
     seconds = time.perf_counter() - started
     return UnitResult(tuple(results), seconds=seconds, affinities=tuple(found))
 
 
 def _train(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> list[list[RunResult]]:
-    """The results of each run: at `to_epoch`, and with `measure` on the way to it."""
+    """The results of each run at the unit's points."""
     some = [runs[k] for k in part]
     state = _start(unit, trainer, runs, part)
-    epochs = curve_epochs(unit.to_epoch) if unit.measure == "curves" else (unit.to_epoch,)
+    saved = {*unit.at, unit.to_step} if unit.keep else set()
     steps: list[list[RunResult]] = [[] for _ in some]
-    for epoch in epochs:
-        if epoch <= state.epoch:
-            continue
-        results, state = trainer.train(some, state, epoch, others=_others(runs, part))
+    for point in unit.points:
+        results, state = trainer.train(some, state, point, others=_others(runs, part))
         for step, result in zip(steps, results, strict=True):
-            step.append(_first_failure(step, result))
+            step.append(_first_failure(step, result, point))
+        if point in saved:
+            for place, k in enumerate(part):
+                if steps[place][-1].reason is None:
+                    save_run(state, place, runs[k], unit.checkpoint(unit.names[k], point))
     for step in steps:
         step[-1] = dataclasses.replace(step[-1], seconds=sum(one.seconds for one in step))
-    results = [step[-1] for step in steps]
-    if unit.keep:
-        for place, k in enumerate(part):
-            if results[place].reason is None:
-                save_run(state, place, runs[k], unit.checkpoint(unit.names[k], unit.to_epoch))
-    if unit.cost is not None and unit.to_epoch == unit.max_epochs:
+    if unit.cost is not None and unit.to_step == unit.max_steps:
         found = costs_of(unit.cost, trainer, some, state)
         for step, cost in zip(steps, found, strict=True):
             step[-1] = dataclasses.replace(step[-1], cost=cost)
@@ -251,9 +279,10 @@ def _others(runs: list[Run], part: range) -> list[Run]:
     return runs if len(part) > 1 else []
 
 
-def _first_failure(before: list[RunResult], result: RunResult) -> RunResult:
+def _first_failure(before: list[RunResult], result: RunResult, point: int) -> RunResult:
     """A run that failed on the way has failed, whatever its later losses are."""
-    return before[-1] if before and before[-1].reason is not None else result
+    failed = bool(before) and before[-1].reason is not None
+    return dataclasses.replace(before[-1], step=point) if failed else result
 
 
 def _train_part(
@@ -269,7 +298,7 @@ def _train_part(
     except _TROUBLES as exc:
         if len(part) == 1:
             reason = f"{type(exc).__name__}: {exc}"
-            return [[RunResult(unit.from_epoch, None, reason=reason)]], 1
+            return [[RunResult(unit.from_step, None, reason=reason)]], 1
         halve = _is_out_of_memory(exc)
     # out of the handler, which holds on to the tensors of the failed attempt
     if torch.cuda.is_available():
@@ -295,12 +324,12 @@ def _is_out_of_memory(exc: BaseException) -> bool:
 def _start(unit: WorkUnit, trainer: Trainer, runs: list[Run], part: range) -> PopulationState:
     """Go on from the checkpoints; if one is gone, the runs are trained again from the start."""
     some = [runs[k] for k in part]
-    if unit.from_epoch == 0:
+    if unit.from_step == 0:
         return trainer.start(some)
-    paths = [unit.checkpoint(unit.names[k], unit.from_epoch) for k in part]
+    paths = [unit.checkpoint(unit.names[k], unit.from_step) for k in part]
     if all(path.exists() for path in paths):
         return PopulationState.join([load_run(path) for path in paths])
-    return trainer.train(some, trainer.start(some), unit.from_epoch, others=_others(runs, part))[1]
+    return trainer.train(some, trainer.start(some), unit.from_step, others=_others(runs, part))[1]
 
 
 def _memory(unit: WorkUnit, trainer: Trainer, runs: list[Run], budget: int) -> RunMemory | None:
@@ -369,6 +398,6 @@ def _read_initial(file: tuple[str, int] | None) -> Initial | None:
 
 @lru_cache(maxsize=2)
 def _trainer(
-    suite: str, fingerprint: str, max_epochs: int, device: str, initial: tuple[str, int] | None
+    suite: str, fingerprint: str, max_steps: int, device: str, initial: tuple[str, int] | None
 ) -> Trainer:
-    return Trainer(load_saved(suite), max_epochs, torch.device(device), _read_initial(initial))
+    return Trainer(load_saved(suite), max_steps, torch.device(device), _read_initial(initial))

@@ -38,6 +38,11 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
+def read_plain(value: Any) -> Any:
+    """A plain value as a parameter of the file would have it."""
+    return _number(value)
+
+
 def _numbers(value: Any) -> Any:
     return [_number(v) for v in value] if isinstance(value, list) else value
 

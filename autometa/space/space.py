@@ -12,7 +12,8 @@ A parameter is suggested only where all of its `when` holds, or one of a list of
 elsewhere its default holds. One file describes both arms of a study: in the arm `independent` the
 parameter `sharing.kind` is not suggested but fixed to `independent`, and what hangs on other kinds
 of sharing falls away. Parameters under `independent:` are that arm's alone; they take the place of
-those of the same name, and new ones come after all others.
+those of the same name, and new ones come after all others. `defaults:` holds the configurations
+that each arm starts with (`defaults`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ from pydantic import Field
 
 from autometa.config import Config, parse, read_yaml
 from autometa.errors import SpaceError, nearest
+from autometa.space.defaults import (
+    Defaults,
+    buildable,
+    check_defaults,
+    read_defaults,
+    suggestions,
+)
 from autometa.space.parameters import (
     BLOCKS_FROM,
     Categorical,
@@ -66,6 +74,7 @@ class Space:
         parameters: name → parameter, in the order of the file.
         independent: likewise of the independent arm alone.
         dropped: what `bind` left out and why, one sentence each.
+        defaults: arm → the configurations it starts with.
     """
 
     text: str
@@ -75,6 +84,7 @@ class Space:
     parameters: dict[str, Parameter]
     independent: dict[str, Parameter] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    defaults: Defaults = field(default_factory=dict)
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "the search space") -> Space:
@@ -82,8 +92,9 @@ class Space:
 
         Raises:
             SpaceError: not YAML, an unknown key or type, an empty range, a `when` or a bound that
-                names a later or missing parameter, a value that can never hold, or a parameter
-                that the arms search in ways that one study cannot hold.
+                names a later or missing parameter, a value that can never hold, a parameter that
+                the arms search in ways that one study cannot hold, or a default configuration that
+                is none of this space.
         """
         file = parse(_File, read_yaml(text, where, SpaceError), where=where, error=SpaceError)
         parameters, independent = (
@@ -96,9 +107,18 @@ class Space:
                     f"Parameter `{name}` in {where} should not be under `independent:`, where "
                     f"`{KIND}` is `{INDEPENDENT}`."
                 )
-        space = cls(text, where, file.description, file.unbuildable, parameters, independent)
+        space = cls(
+            text,
+            where,
+            file.description,
+            file.unbuildable,
+            parameters,
+            independent,
+            defaults=read_defaults(file.defaults),
+        )
         space.possible()  # raises where a `when` or a bound makes no sense
         space.check_arms_agree()
+        check_defaults(space)
         return space
 
     @classmethod
@@ -143,6 +163,10 @@ class Space:
             else:
                 given[name] = parameter.suggest(trial, name, given)
         return given
+
+    def default_suggestions(self, arm: Arm) -> list[dict[str, Any]]:
+        """The configurations that an arm starts with: what `suggest` is to be answered."""
+        return suggestions(self, arm)
 
     def distributions(self, arm: Arm) -> dict[str, BaseDistribution]:
         """Optuna's distribution of everything this arm can be suggested; a bound that names
@@ -193,7 +217,8 @@ class Space:
             for name, parameter in self.parameters.items()
             if isinstance(parameter, Partitions)
         }
-        return checked(self.without(trees), problem)
+        bound = checked(self.without(trees), problem)
+        return replace(bound, defaults=buildable(bound, problem))
 
     def entries(self) -> dict[Key, Parameter]:
         """The parameters of both sections."""
@@ -381,6 +406,7 @@ class _File(Config):
     unbuildable: Literal["error", "drop"] = "error"
     parameters: dict[str, Any] = Field(min_length=1)
     independent: dict[str, Any] = Field(default_factory=dict)
+    defaults: dict[Arm, list[dict[str, Any]]] = Field(default_factory=dict)
 
 
 def _not_earlier(space: Space, name: str, key: str, other: str) -> SpaceError:

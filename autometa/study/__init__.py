@@ -8,7 +8,7 @@ at a time changes it, through a `StudyHandle`; anyone may read it at any time wi
         assignment = space.suggest(trial, "sharing")
         study.commit()                                  # one fsync, before work is handed out
         ...
-        study.report(trial, value, epoch)
+        study.report(trial, value, step)
         study.tell(trial, value)
         study.commit()                                  # and one after its results
 """
@@ -33,10 +33,13 @@ from autometa.study.store import (
 )
 from autometa.study.values import (
     ADVISED,
+    BEST_STEP,
+    DEFAULT,
     DROPPED,
     PROPOSED_BY,
     cost_of,
     is_advised,
+    is_default,
     is_eligible,
     pareto_front,
     proposed_by,
@@ -47,6 +50,8 @@ from autometa.study.values import (
 
 __all__ = [
     "ADVISED",
+    "BEST_STEP",
+    "DEFAULT",
     "DROPPED",
     "PROPOSED_BY",
     "SAMPLERS",
@@ -59,6 +64,7 @@ __all__ = [
     "delete_study",
     "hidden",
     "is_advised",
+    "is_default",
     "is_eligible",
     "list_studies",
     "make_sampler",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +14,7 @@ from autometa.space import Arm
 from autometa.study.databases import DatabaseOwner, storage_errors
 from autometa.study.journal import GroupedJournalBackend
 from autometa.study.samplers import ArmStudy
-from autometa.study.values import RUNGS, WORST_TASK
+from autometa.study.values import DEFAULT, RUNGS, WORST_TASK
 
 SamplerFor = Callable[[int], BaseSampler]
 """Trial number → the sampler that suggests its parameters."""
@@ -50,13 +50,15 @@ class StudyHandle:
         self._enqueued: list[int] = []
         self._mine: set[int] = set()  # made here, and not looked at yet
 
-    def ask(self, arm: Arm, make: SamplerFor) -> Trial:
+    def ask(self, arm: Arm, make: SamplerFor, default: Mapping[str, Any] | None = None) -> Trial:
         """Start a trial of one arm: the next waiting one of that arm, or a new one.
 
         Args:
             arm: its sampler sees this arm's trials only, at most `SAMPLER_TRIALS` finished ones.
             make: a new sampler for the trial's number, such as
                 `functools.partial(make_sampler, "tpe", seed)`.
+            default: parameter → value of a default configuration, which a new trial is to be; what
+                it lacks the sampler suggests. As if someone had enqueued it.
 
         Raises:
             StudyError: another process took the study over.
@@ -67,19 +69,23 @@ class StudyHandle:
             storage, study_id = self.study._storage, self.study._study_id
             trial_id = self._next_waiting(arm)
             if trial_id is None:
-                # The arm is part of the record that creates the trial: a kill leaves none without.
-                template = create_trial(state=TrialState.RUNNING, user_attrs={"arm": arm})
+                # What it is is part of the record that creates it: a kill leaves none without.
+                template = create_trial(
+                    state=TrialState.RUNNING,
+                    user_attrs={"arm": arm} | ({} if default is None else {DEFAULT: True}),
+                    system_attrs={} if default is None else {"fixed_params": dict(default)},
+                )
                 trial_id = storage.create_new_trial(study_id, template_trial=template)
                 self._mine.add(trial_id)
             return self._trial(trial_id, arm, make)
 
-    def report(self, trial: Trial, value: float, epoch: int) -> None:
+    def report(self, trial: Trial, value: float, step: int) -> None:
         """Note the score of a rung; see `values` for where."""
         with storage_errors(self._where):
             if len(self.study.directions) == 1:
-                trial.report(value, epoch)
+                trial.report(value, step)
             else:
-                trial.set_user_attr(RUNGS, {**trial.user_attrs.get(RUNGS, {}), str(epoch): value})
+                trial.set_user_attr(RUNGS, {**trial.user_attrs.get(RUNGS, {}), str(step): value})
 
     def constrain(self, trial: Trial, excess: float) -> None:
         """Note how far a trial's worst task is beyond the bound; not above 0 keeps to it."""

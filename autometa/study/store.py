@@ -37,7 +37,15 @@ from autometa.study.journal import (
     StudyLock,
     lock_path,
 )
-from autometa.study.values import cost_of, proposed_by, rung_values, score_of, violation
+from autometa.study.values import (
+    BEST_STEP,
+    cost_of,
+    is_default,
+    proposed_by,
+    rung_values,
+    score_of,
+    violation,
+)
 
 
 def open_study(
@@ -195,8 +203,9 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     measured), `feasible` (whether a completed trial keeps to a bound on its tasks; None where none
     is set), `closest` (the task that is nearest to that bound, and how far it is below its
     reference), `params` (what was searched; `sharing.kind` also where the arm fixes it; a tree of
-    tasks as one value; what an advised trial changes in the best sharing one), `epoch` (the last
-    one reported), `seconds`, `reason`, `tasks`, `seed`, `config`, `taken` (how
+    tasks as one value; what an advised trial changes in the best sharing one), `step` (the last
+    one reported), `best_step` (the one it counts with), `default` (whether it is a default
+    configuration of the space), `seconds`, `reason`, `tasks`, `seed`, `config`, `taken` (how
     much of its network started from an earlier model: `leaves`, `parameters`, `of`; None at
     random), `started`, `finished`.
     """
@@ -221,7 +230,9 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "feasible": _is_feasible(trial),
                 "closest": attrs.get("closest"),
                 "params": params,
-                "epoch": max(rung_values(trial), default=None),
+                "step": max(rung_values(trial), default=None),
+                "best_step": attrs.get(BEST_STEP),
+                "default": is_default(trial),
                 "seconds": attrs.get("seconds"),
                 "reason": attrs.get("reason"),
                 "tasks": attrs.get("tasks"),

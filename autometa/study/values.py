@@ -15,6 +15,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 RUNGS = "rungs"
 #: user attribute of a trial that the diagnosis asked for, not the sampler
 ADVISED = "advised"
+#: user attribute of a trial that is one of the space's default configurations
+DEFAULT = "default"
+#: user attribute: the steps after which a trial did best on validation, which it counts with
+BEST_STEP = "best_step"
 #: name of the constraint that Optuna is told: how far the worst task is beyond the bound
 WORST_TASK = "worst_task"
 #: system attributes that `priors.TransferSampler` leaves with a trial: how it was proposed, and the
@@ -23,17 +27,16 @@ PROPOSED_BY, DROPPED = "transfer:by", "transfer:dropped"
 
 
 def rung_values(trial: FrozenTrial) -> dict[int, float]:
-    """Epoch → score there, of every rung that a trial has reached."""
+    """Step → score there, of every rung that a trial has reached."""
     kept: dict[str, float] = trial.user_attrs.get(RUNGS, {})
-    return dict(trial.intermediate_values) or {int(epoch): kept[epoch] for epoch in kept}
+    return dict(trial.intermediate_values) or {int(step): kept[step] for step in kept}
 
 
 def score_of(trial: FrozenTrial) -> float | None:
-    """A trial's score; that of its last rung if it was pruned; None without one."""
-    if trial.values:
-        return float(trial.values[0])
-    rungs = rung_values(trial) if trial.state == TrialState.PRUNED else {}
-    return rungs[max(rungs)] if rungs else None
+    """A trial's score, that of its best rung, also if it was pruned; None without one."""
+    if trial.state == TrialState.PRUNED:  # Optuna's value of it is the last one
+        return max(rung_values(trial).values(), default=None)
+    return float(trial.values[0]) if trial.values else None
 
 
 def cost_of(trial: FrozenTrial) -> float | None:
@@ -53,6 +56,11 @@ def proposed_by(trial: FrozenTrial) -> str | None:
 def is_advised(trial: FrozenTrial | Trial) -> bool:
     """Whether the diagnosis asked for this trial; such trials do not count as searched."""
     return bool(trial.user_attrs.get(ADVISED))
+
+
+def is_default(trial: FrozenTrial | Trial) -> bool:
+    """Whether this is a default configuration of the space, which nothing stops early."""
+    return bool(trial.user_attrs.get(DEFAULT))
 
 
 def violation(trial: FrozenTrial) -> float | None:

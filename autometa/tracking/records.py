@@ -121,7 +121,7 @@ def _fold(update: Update, item: Record) -> None:
     kind, now = item["kind"], int(item["time"])
     update.params.update(item.get("params") or {})
     update.tags.update(item.get("tags") or {})
-    step = int(item.get("epoch") or 0)
+    step = int(item.get("step") or 0)
     for name, value in (item.get("metrics") or {}).items():
         update.metrics[name, step] = (float(value), now)
     if kind in ("search_started", "trial_started"):

@@ -24,7 +24,7 @@ class Tracker:
 
     def __init__(self, writer: Writer | None, sender: RunWriter | None) -> None:
         self._writer, self._sender = writer, sender
-        self._epochs: dict[int, int] = {}
+        self._steps: dict[int, int] = {}
 
     @staticmethod
     def open(
@@ -103,12 +103,10 @@ class Tracker:
             tags=clean_values(tags, MAX_TAG),
         )
 
-    def trial_rung(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of a trial after `epoch` epochs (the step in MLflow); None is left out."""
-        self._epochs[int(number)] = int(epoch)
-        self._put(
-            "trial_rung", number=int(number), epoch=int(epoch), metrics=clean_metrics(metrics)
-        )
+    def trial_rung(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of a trial after `step` optimizer steps; None is left out."""
+        self._steps[int(number)] = int(step)
+        self._put("trial_rung", number=int(number), step=int(step), metrics=clean_metrics(metrics))
 
     def trial_finished(
         self,
@@ -123,7 +121,7 @@ class Tracker:
             "trial_finished",
             number=int(number),
             state=state,
-            epoch=self._epochs.pop(int(number), 0),
+            step=self._steps.pop(int(number), 0),
             metrics=clean_metrics({} if value is None else {"value": value}),
             tags=clean_values(tags, MAX_TAG),
         )

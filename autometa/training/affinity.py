@@ -1,15 +1,16 @@
 """How the tasks' gradients relate while a network trains, measured on training rows only.
 
-Two questions, asked at a few steps of every epoch: do two tasks pull the shared parameters the same
-way (cosine), and what does a step for one task do to the loss of another (affinity; Fifty et al.
-2021, "Efficiently Identifying Task Groupings", arXiv:2109.04617)? Measuring has batches of its own,
-which hold rows of every task, since a step of a grouped suite holds a few tasks only. It changes
-nothing in the training it watches.
+Two questions, asked at a few steps of every span of its training: do two tasks pull the shared
+parameters the same way (cosine), and what does a step for one task do to the loss of another
+(affinity; Fifty et al. 2021, "Efficiently Identifying Task Groupings", arXiv:2109.04617)? Measuring
+has batches of its own, which hold rows of every task, since a step of a grouped suite holds a few
+tasks only. It changes nothing in the training it watches.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from autometa.learners import Batch
 from autometa.networks import Problem, Step
 from autometa.sharing import Params
 from autometa.tasks import Rows, TaskSuite
-from autometa.training.data import TrainingRows
 from autometa.training.gradients import task_gradients
 from autometa.training.initial import Initial
 from autometa.training.optimizers import Rates
@@ -44,7 +44,7 @@ _LEAST_ROWS = 8
 #: largest number of activations [lookahead point × task × row] in one pass
 _CELLS = 8_000
 
-_NETWORK = {"backbone.width": 64, "sharing.kind": "hard"}
+_NETWORK = {"backbone.width": 64, "sharing.kind": "hard", "optimizer.batch_size": 64}
 #: one output layer and a bias for each task
 _ONE_HEAD = {
     "head": "single_head",
@@ -55,32 +55,32 @@ _ONE_HEAD = {
 
 @dataclass(frozen=True, eq=False)
 class Affinity:
-    """What was measured. T tasks, E epochs; NaN where it is undefined.
+    """What was measured. T tasks, S spans of equal length; NaN where it is undefined.
 
     Attributes:
         tasks: their names.
-        epochs: in which it was measured, counted from 1.
-        cosine: [epoch, task, task], mean over the epoch's measured steps of the cosine between two
+        steps: optimizer steps done at the end of each span.
+        cosine: [span, task, task], mean over the span's measured steps of the cosine between two
             tasks' gradients of the shared parameters; undefined where a gradient is zero.
         affinity: [task, task], Z[i, j] = mean over the measured steps of 1 − Lⱼ(θ|ᵢ)/Lⱼ(θ), where
             θ|ᵢ has shared parameters θ − η∇Lᵢ and all others as they are: positive where a step
             for i helps j. η is the run's learning rate at that step, its schedule included, and
             the step is plain gradient descent whatever the optimizer, so Z grows with the
             learning rate: compare its entries with each other, not across configurations.
-        loss: [epoch, task], mean training loss at the measured steps, without dropout.
+        loss: [span, task], mean training loss at the measured steps, without dropout.
     """
 
     tasks: tuple[str, ...]
-    epochs: tuple[int, ...]
-    cosine: Float[np.ndarray, "epoch task task"]
+    steps: tuple[int, ...]
+    cosine: Float[np.ndarray, "span task task"]
     affinity: Float[np.ndarray, "task task"]
-    loss: Float[np.ndarray, "epoch task"]
+    loss: Float[np.ndarray, "span task"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists; None for NaN."""
         return {
             "tasks": list(self.tasks),
-            "epochs": list(self.epochs),
+            "steps": list(self.steps),
             "cosine": _plain(self.cosine.tolist()),
             "affinity": _plain(self.affinity.tolist()),
             "loss": _plain(self.loss.tolist()),
@@ -90,25 +90,27 @@ class Affinity:
     def from_json(cls, data: Mapping[str, Any]) -> Affinity:
         """The inverse of `to_json`."""
         arrays = {k: np.array(data[k], dtype=float) for k in ("cosine", "affinity", "loss")}
-        return cls(tuple(data["tasks"]), tuple(data["epochs"]), **arrays)
+        return cls(tuple(data["tasks"]), tuple(data["steps"]), **arrays)
 
 
 def task_affinity(
     suite: TaskSuite,
     config: TrialConfig,
     *,
-    epochs: int,
+    max_steps: int,
     seed: int = 0,
-    per_epoch: int = 4,
+    spans: int = 9,
+    per_span: int = 4,
     lookahead: bool = True,
     device: torch.device,
     initial: Initial | None = None,
 ) -> Affinity:
-    """Train one run and measure at `per_epoch` evenly spaced steps of each epoch.
+    """Train one run and measure at `per_span` evenly spaced steps of each of `spans` equal parts of
+    its training (at all steps where there are fewer).
 
     Args:
         suite: its validation and test rows are not read.
-        epochs: length of the training, which the learning rate's schedule spans.
+        max_steps: length of the training, which the learning rate's schedule spans.
         seed: of the run and of the measuring batches.
         lookahead: whether to measure `affinity`, whose cost grows with T² and is most of the cost
             of many tasks; it is NaN if not.
@@ -119,10 +121,11 @@ def task_affinity(
         UserError: the run diverged.
     """
     only = _training_rows_only(suite)
-    trainer = Trainer(only, epochs, device, initial)
-    probe = _Probe(only.rows("train"), trainer.problem, config, seed, per_epoch, lookahead, device)
+    trainer = Trainer(only, max_steps, device, initial)
+    places = _places(max_steps, spans, per_span)
+    probe = _Probe(only.rows("train"), trainer.problem, config, seed, places, lookahead, device)
     runs = [Run(config, seed)]
-    (result,), _ = trainer.train(runs, trainer.start(runs), epochs, before_step=probe)
+    (result,), _ = trainer.train(runs, trainer.start(runs), max_steps, before_step=probe)
     if result.reason is not None:
         raise UserError(f"{result.reason} Lower `optimizer.lr` (now {config.optimizer.lr:g}).")
     return probe.found(suite.task_names)
@@ -146,6 +149,18 @@ def shared_trunk(suite: TaskSuite) -> TrialConfig:
     return TrialConfig.from_flat(network)
 
 
+def _places(max_steps: int, spans: int, per_span: int) -> dict[int, list[int]]:
+    """Last step of each span → the steps before which it is measured, counted from 0."""
+    spans = min(spans, max_steps)
+    ends = [max_steps * k // spans for k in range(spans + 1)]
+    return {
+        end: [start + (end - start) * k // per_span for k in range(per_span)]
+        if end - start > per_span
+        else list(range(start, end))
+        for start, end in itertools.pairwise(ends)
+    }
+
+
 class _Probe:
     """Called before every step; measures at some of them."""
 
@@ -155,7 +170,7 @@ class _Probe:
         problem: Problem,
         config: TrialConfig,
         seed: int,
-        per_epoch: int,
+        places: Mapping[int, Sequence[int]],
         lookahead: bool,
         device: torch.device,
     ) -> None:
@@ -178,42 +193,37 @@ class _Probe:
                 f"{kind}`."
             )
         self._shared = Layout(shared)
-        steps = TrainingRows(rows, problem, device).steps(config.optimizer)
-        self._steps = steps
-        self._at = {i * steps // min(per_epoch, steps) for i in range(min(per_epoch, steps))}
+        self._ends = tuple(places)
+        self._at = {step: span for span, steps in enumerate(places.values()) for step in steps}
         self._step = Step(
             rates={n: torch.tensor(v, device=device) for n, v in config.rates().items()}
         )
         self._lookahead = lookahead
         self._device = device
         self._generator = torch.Generator().manual_seed(seed)
-        self._cosine: list[list[Tensor]] = []
+        self._cosine: list[list[Tensor]] = [[] for _ in places]
         self._affinity: list[Tensor] = []
-        self._loss: list[list[Tensor]] = []
+        self._loss: list[list[Tensor]] = [[] for _ in places]
 
     def __call__(self, state: PopulationState, rates: Sequence[Rates]) -> None:
-        number = state.step - state.epoch * self._steps
-        if number == 0:
-            self._cosine.append([])
-            self._loss.append([])
-        if number not in self._at:
+        if state.step not in self._at:
             return
+        span = self._at[state.step]
         params = self._layout.unpack(state.values[0].detach().clone())
         buffers = {name: buffer[0] for name, buffer in state.buffers.items()}
         cosine, affinity, loss = self.measure(params, buffers, self.batch(), rates[0].lr)
-        self._cosine[-1].append(cosine)
-        self._loss[-1].append(loss)
+        self._cosine[span].append(cosine)
+        self._loss[span].append(loss)
         self._affinity.append(affinity)
 
     def found(self, tasks: tuple[str, ...]) -> Affinity:
         """The means of what was measured, undefined entries left out."""
-        per_epoch = [
-            [torch.stack(epoch).nanmean(0) for epoch in parts]
-            for parts in (self._cosine, self._loss)
+        per_span = [
+            [torch.stack(span).nanmean(0) for span in parts] for parts in (self._cosine, self._loss)
         ]
-        cosine, loss = (torch.stack(parts).double().cpu().numpy() for parts in per_epoch)
+        cosine, loss = (torch.stack(parts).double().cpu().numpy() for parts in per_span)
         affinity = torch.stack(self._affinity).nanmean(0).double().cpu().numpy()
-        return Affinity(tasks, tuple(range(1, len(loss) + 1)), cosine, affinity, loss)
+        return Affinity(tasks, self._ends, cosine, affinity, loss)
 
     def batch(self) -> Batch:
         """Some labelled rows of every task, drawn anew; more rows where targets are sparse."""

@@ -12,6 +12,7 @@ from autometa.learners import Batch
 from autometa.networks import Problem
 from autometa.tasks import Rows
 from autometa.training.batches import GroupedRows, Plan, plan_aligned, steps_per_epoch
+from autometa.training.budget import default_batch_size
 from autometa.trial import OptimizerConfig
 
 
@@ -37,7 +38,7 @@ class TrainingRows:
     def steps(self, config: OptimizerConfig) -> int:
         """Steps of one epoch."""
         per_step = 1 if self._grouped is None else min(config.batch_tasks, self._problem.n_tasks)
-        return steps_per_epoch(len(self), config.batch_size, per_step)
+        return steps_per_epoch(len(self), self._batch_size(config), per_step)
 
     def epoch(self, config: OptimizerConfig, seeds: list[int], epoch: int) -> Plan:
         """The plans of K runs, stacked: rows [step, run, …]."""
@@ -60,9 +61,14 @@ class TrainingRows:
         return Batch(self._x[rows], self._y[rows], valid, plan.tasks[step])
 
     def _plan(self, config: OptimizerConfig, seed: int, epoch: int) -> Plan:
+        size = self._batch_size(config)
         if self._grouped is None:
-            return plan_aligned(len(self), config.batch_size, seed, epoch)
-        return self._grouped.plan(config.batch_size, config.batch_tasks, seed, epoch)
+            return plan_aligned(len(self), size, seed, epoch)
+        return self._grouped.plan(size, config.batch_tasks, seed, epoch)
+
+    def _batch_size(self, config: OptimizerConfig) -> int:
+        n_tasks = None if self._grouped is None else self._problem.n_tasks
+        return config.batch_size or default_batch_size(len(self), n_tasks, config.batch_tasks)
 
 
 class Slots(NamedTuple):

@@ -38,16 +38,16 @@ class RunResult:
     """What a run reached.
 
     Attributes:
-        epoch: completed epochs.
+        step: completed optimizer steps.
         value: score on the validation rows (1 perfect, 0 the training constant); None if failed.
         tasks: task name → its own score there; None where it cannot be judged.
-        train_loss: mean objective over the last epoch.
+        train_loss: mean objective over the last epoch, or the part of it that was trained last.
         seconds: this run's share of the training time.
         reason: why the run failed; None if it did not.
         cost: what the network costs, where the unit was asked to say so.
     """
 
-    epoch: int
+    step: int
     value: float | None
     tasks: dict[str, float | None] = field(default_factory=dict)
     train_loss: float | None = None
@@ -61,21 +61,21 @@ class Trainer:
 
     Args:
         suite: its test rows are never read.
-        max_epochs: the length that schedules span.
+        max_steps: the length that schedules span.
         initial: what runs with `init.kind = earlier` start from.
     """
 
     def __init__(
         self,
         suite: TaskSuite | EpisodicSuite,
-        max_epochs: int,
+        max_steps: int,
         device: torch.device,
         initial: Initial | None = None,
     ) -> None:
         keep_freed_memory()
         self._initial = initial
         self.problem = Problem.of(suite)
-        self.max_epochs = max_epochs
+        self.max_steps = max_steps
         self._device = device
         self._train: TrainingRows | TrainingEpisodes
         self._scorer: Scorer | None = None
@@ -114,11 +114,11 @@ class Trainer:
         self,
         runs: Sequence[Run],
         state: PopulationState,
-        to_epoch: int,
+        to_step: int,
         before_step: BeforeStep | None = None,
         others: Sequence[Run] = (),
     ) -> tuple[list[RunResult], PopulationState]:
-        """Train from `state.epoch` to `to_epoch` and score on the validation rows.
+        """Train from `state.step` to `to_step` and score on the validation rows.
 
         Args:
             before_step: watches the training.
@@ -131,21 +131,21 @@ class Trainer:
         started = time.perf_counter()
         state = state.to(self._device)
         stack = self._stack(runs, state, others)
-        losses, bad_epoch = stack.run(to_epoch, before_step)
+        losses, bad_step = stack.run(to_step, before_step)
         failed = {
-            k: f"The training loss became infinite or undefined in epoch {epoch}."
-            for k, epoch in enumerate(bad_epoch)
-            if epoch
+            k: f"The training loss became infinite or undefined by step {step}."
+            for k, step in enumerate(bad_step)
+            if step
         }
         scored = self._score(stack, failed)
         seconds = (time.perf_counter() - started) / len(runs)
         results = []
         for k in range(len(runs)):
             if k in failed:
-                results.append(RunResult(to_epoch, None, seconds=seconds, reason=failed[k]))
+                results.append(RunResult(to_step, None, seconds=seconds, reason=failed[k]))
                 continue
             value, tasks = scored[k]
-            results.append(RunResult(to_epoch, value, tasks, losses[k], seconds))
+            results.append(RunResult(to_step, value, tasks, losses[k], seconds))
         return results, stack.state
 
     def predict(self, runs: Sequence[Run], state: PopulationState, rows: Rows) -> np.ndarray:
@@ -192,7 +192,7 @@ class Trainer:
         self, runs: Sequence[Run], state: PopulationState, others: Sequence[Run] = ()
     ) -> Stack:
         rows, recordings = self._train, self._recordings
-        return Stack(self.problem, rows, recordings, self.max_epochs, runs, state, others)
+        return Stack(self.problem, rows, recordings, self.max_steps, runs, state, others)
 
     def _first_epoch(self, runs: Sequence[Run], others: Sequence[Run] = ()) -> tuple[Stack, Any]:
         """Freshly initialised runs whose steps are not recorded, and the plan of their epoch.

@@ -61,7 +61,7 @@ class Stack:
     Args:
         rows: what its steps are made of.
         recordings: those of the process.
-        max_epochs: the length that schedules span.
+        max_steps: the length that schedules span.
         others: runs whose network is to be theirs, too.
     """
 
@@ -70,7 +70,7 @@ class Stack:
         problem: Problem,
         rows: TrainingRows | TrainingEpisodes,
         recordings: Recordings,
-        max_epochs: int,
+        max_steps: int,
         runs: Sequence[Run],
         state: PopulationState,
         others: Sequence[Run] = (),
@@ -94,38 +94,43 @@ class Stack:
         self._clip = torch.tensor(clip, device=self._device)
         self._rates = self._run_rates()
         self._balancing = Balancing(self._learner, runs, self._leaves)
-        steps = rows.steps(self.optimizer)
-        self._total_steps = steps * max_epochs
-        self._steps = steps
+        self._total_steps = max_steps
+        self._steps = rows.steps(self.optimizer)
         self._shape = self._merged.graph
         self._last_step = 0
 
     def run(
-        self, to_epoch: int, before_step: BeforeStep | None = None
+        self, to_step: int, before_step: BeforeStep | None = None
     ) -> tuple[list[float], list[int]]:
-        """Train to `to_epoch`.
+        """Train until `to_step` steps are done, which may be in the middle of an epoch.
+
+        An epoch's plan is a function of its number, so training that goes on from the middle of
+        one takes the batches that it would have taken without a stop.
 
         Returns:
-            Mean loss over the last epoch of each run, and the first epoch in which its loss was
-            not finite (0 if none).
+            Mean loss of each run over its last epoch (over the steps of it that were taken here),
+            and the number of steps at the end of the first such stretch in which its loss was not
+            finite (0 if none).
         """
         rows, state = self._train, self.state
         bad = torch.zeros(len(self.runs), dtype=torch.int64, device=self._device)
         mean = torch.full((len(self.runs),), math.nan, device=self._device)
-        self._last_step = self._steps * to_epoch
-        while state.epoch < to_epoch:
-            plan: Any = rows.epoch(self.optimizer, self.seeds, state.epoch)
+        self._last_step = to_step
+        while state.step < to_step:
+            epoch, first = divmod(state.step, self._steps)
+            last = min(self._steps, first + to_step - state.step)
+            plan: Any = rows.epoch(self.optimizer, self.seeds, epoch)
             total = torch.zeros(len(self.runs), device=self._device)
-            for number in range(self._steps):
+            for number in range(first, last):
                 if before_step is not None:
                     self._put_back()
                     before_step(state, self._at(state.step + 1))
                 total += self.step(rows.batch(plan, number), state.step + 1)
                 state.step += 1
-            state.epoch += 1
-            state.buffers = self._balancing.after_epoch(state.buffers)
-            mean = total / self._steps
-            bad = torch.where((bad == 0) & ~torch.isfinite(mean), state.epoch, bad)
+            if last == self._steps:
+                state.buffers = self._balancing.after_epoch(state.buffers)
+            mean = total / (last - first)
+            bad = torch.where((bad == 0) & ~torch.isfinite(mean), state.step, bad)
         self._put_back()
         return mean.tolist(), bad.tolist()
 

@@ -66,21 +66,20 @@ class Layout:
 
 @dataclass
 class PopulationState:
-    """K runs of one shape key at the same epoch.
+    """K runs of one shape key after the same number of steps.
 
     Attributes:
         values: parameters [run, P]: a row has those of the run's own network in its own `Layout`,
             and zeros up to the longest of the population.
         slots: optimizer state by name, each [run, P].
         buffers: non-trained state by leaf, each [run, …].
-        epoch, step: completed epochs and optimizer steps.
+        step: completed optimizer steps.
         sizes: how many parameters each run has; P if not given.
     """
 
     values: Tensor
     slots: dict[str, Tensor]
     buffers: Params
-    epoch: int = 0
     step: int = 0
     sizes: tuple[int, ...] = ()
 
@@ -99,23 +98,28 @@ class PopulationState:
             self.values[at, :longest],
             {name: slot[at, :longest] for name, slot in self.slots.items()},
             {name: buffer[at] for name, buffer in self.buffers.items()},
-            self.epoch,
             self.step,
             sizes,
         )
 
     @staticmethod
     def join(states: Sequence[PopulationState]) -> PopulationState:
-        """All runs of several populations of one shape key at one epoch."""
+        """All runs of several populations of one shape key after the same number of steps."""
         first = states[0]
-        if any((s.epoch, s.step) != (first.epoch, first.step) for s in states):
-            raise ValueError("Populations to join should be at the same epoch and step.")
+        if any(s.step != first.step for s in states):
+            raise ValueError("Populations to join should be at the same step.")
+        return PopulationState.gather(states)
+
+    @staticmethod
+    def gather(states: Sequence[PopulationState]) -> PopulationState:
+        """All runs of several populations of one shape key, which may have been trained to
+        different lengths: to predict with, not to go on from. The step is that of the longest."""
+        first = states[0]
         return PopulationState(
             stack_rows([s.values for s in states]),
             {name: stack_rows([s.slots[name] for s in states]) for name in first.slots},
             {name: torch.cat([s.buffers[name] for s in states]) for name in first.buffers},
-            first.epoch,
-            first.step,
+            max(s.step for s in states),
             tuple(size for s in states for size in s.sizes),
         )
 
@@ -124,7 +128,6 @@ class PopulationState:
             self.values.to(device),
             {name: slot.to(device) for name, slot in self.slots.items()},
             {name: buffer.to(device) for name, buffer in self.buffers.items()},
-            self.epoch,
             self.step,
             self.sizes,
         )
@@ -147,7 +150,6 @@ def save_run(state: PopulationState, position: int, run: Run, path: Path) -> Non
     tensors.update({f"slots.{n}": s[0] for n, s in own.slots.items()})
     tensors.update({f"buffers.{n}": b[0] for n, b in own.buffers.items()})
     metadata = {
-        "epoch": str(state.epoch),
         "step": str(state.step),
         "seed": str(run.seed),
         "config": json.dumps(run.config.flat()),
@@ -162,7 +164,7 @@ def load_run(path: Path) -> PopulationState:
         InfrastructureError: the file is missing or not a checkpoint.
     """
     tensors, metadata = read_tensors(path)
-    if missing := {"values"} - set(tensors) | {"epoch", "step"} - set(metadata):
+    if missing := {"values"} - set(tensors) | {"step"} - set(metadata):
         raise InfrastructureError(
             f"File {path} is not a checkpoint of a run: it has no {', '.join(sorted(missing))}."
         )
@@ -170,7 +172,6 @@ def load_run(path: Path) -> PopulationState:
         tensors["values"][None],
         {n[6:]: t[None] for n, t in tensors.items() if n.startswith("slots.")},
         {n[8:]: t[None] for n, t in tensors.items() if n.startswith("buffers.")},
-        int(metadata["epoch"]),
         int(metadata["step"]),
     )
 

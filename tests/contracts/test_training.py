@@ -27,7 +27,7 @@ from autometa.training.population import Run, Trainer
 from autometa.training.state import Layout, PopulationState, load_run, save_run
 from autometa.trial import TrialConfig, build
 from tests.contracts.variants import skip_without_extra, suite_kinds, training_settings
-from tests.small import double_precision, in_double, make_config, make_suite
+from tests.small import double_precision, in_double, in_steps, make_config, make_suite
 
 CPU = torch.device("cpu")
 EPOCHS = 3
@@ -216,8 +216,9 @@ def test_fused_is_one_by_one(values, kind):
         suite = in_double(make_suite(kind))
         # a first run with dropout 0 must not decide for the others
         runs = make_runs({**values, "optimizer.batch_size": 10})
-        trainer = Trainer(suite, EPOCHS, CPU)
-        results, state = trainer.train(runs, trainer.start(runs), EPOCHS)
+        length = in_steps(suite, runs[0].config, EPOCHS)
+        trainer = Trainer(suite, length, CPU)
+        results, state = trainer.train(runs, trainer.start(runs), length)
         clipped = []
         for k, run in enumerate(runs):
             reference = Reference(suite, run)
@@ -234,8 +235,7 @@ def test_fused_is_one_by_one(values, kind):
             clipped.append(any(n > run.config.optimizer.clip for n in reference.norms))
         assert clipped[0]
         assert not clipped[1]
-        assert state.epoch == EPOCHS
-        assert state.step == EPOCHS * reference.steps
+        assert state.step == length == EPOCHS * reference.steps
 
 
 @every_case
@@ -247,11 +247,12 @@ def test_a_run_is_the_same_in_every_bundle(values, kind):
     runs = make_runs(values, 8)
     kind_of_sharing = values.get("sharing.kind", "hard")
     towers = kind_of_sharing != "hard" or values.get("sharing.split_at", 2) < 2
-    trainer = Trainer(suite, 2, CPU)
+    length = in_steps(suite, runs[0].config, 2)
+    trainer = Trainer(suite, length, CPU)
 
     def train(picked: list[int]) -> tuple[list[float | None], Tensor]:
         some = [runs[k] for k in picked]
-        results, state = trainer.train(some, trainer.start(some), 2)
+        results, state = trainer.train(some, trainer.start(some), length)
         return [r.value for r in results], state.values
 
     scores, all_values = train(list(range(8)))
@@ -272,10 +273,11 @@ def test_a_diverging_run_leaves_the_others_alone(values, kind):
     suite = make_suite(kind)
     runs = make_runs(values)
     wild = Run(make_config({**runs[1].config.flat(), "optimizer.lr": 1e30}), runs[1].seed)
-    trainer = Trainer(suite, 2, CPU)
-    expected, calm = trainer.train(runs, trainer.start(runs), 2)
+    length = in_steps(suite, runs[0].config, 2)
+    trainer = Trainer(suite, length, CPU)
+    expected, calm = trainer.train(runs, trainer.start(runs), length)
     mixed = [runs[0], wild, runs[2]]
-    results, state = trainer.train(mixed, trainer.start(mixed), 2)
+    results, state = trainer.train(mixed, trainer.start(mixed), length)
     assert results[1].value is None
     assert "infinite or undefined" in (results[1].reason or "")
     for k in (0, 2):
@@ -283,27 +285,31 @@ def test_a_diverging_run_leaves_the_others_alone(values, kind):
         assert results[k].value == expected[k].value
         assert results[k].reason is None
     # and it goes on failing, with the others unharmed, when it is trained further
-    again, _ = trainer.train(mixed, state, 2)
+    again, _ = trainer.train(mixed, state, length + 1)
     assert [r.reason is None for r in again] == [True, False, True]
 
 
 @every_case
 def test_saved_runs_go_on_as_if_never_stopped(values, kind, tmp_path: Path):
+    """Stopped in the middle of the second epoch."""
     suite = make_suite(kind)
-    runs = make_runs(values)
-    trainer = Trainer(suite, EPOCHS, CPU)
-    results, whole = trainer.train(runs, trainer.start(runs), EPOCHS)
-    _, half = trainer.train(runs, trainer.start(runs), 1)
+    runs = make_runs({**values, "optimizer.batch_size": 8})
+    an_epoch = in_steps(suite, runs[0].config, 1)
+    assert an_epoch > 1
+    length = EPOCHS * an_epoch
+    trainer = Trainer(suite, length, CPU)
+    results, whole = trainer.train(runs, trainer.start(runs), length)
+    _, half = trainer.train(runs, trainer.start(runs), an_epoch + 1)
     for k, run in enumerate(runs):
         save_run(half, k, run, tmp_path / f"{k}.safetensors")
     loaded = PopulationState.join([load_run(tmp_path / f"{k}.safetensors") for k in range(3)])
-    assert (loaded.epoch, loaded.step) == (half.epoch, half.step)
+    assert loaded.step == half.step == an_epoch + 1
     assert torch.equal(loaded.values, half.values)
     assert loaded.slots.keys() == half.slots.keys()
     assert all(torch.equal(loaded.slots[n], half.slots[n]) for n in half.slots)
     assert loaded.buffers.keys() == half.buffers.keys()
     assert all(torch.equal(loaded.buffers[n], half.buffers[n]) for n in half.buffers)
-    resumed, end = trainer.train(runs, loaded, EPOCHS)
+    resumed, end = trainer.train(runs, loaded, length)
     assert torch.equal(end.values, whole.values)
     assert [r.value for r in resumed] == [r.value for r in results]
     assert b"pickle" not in (tmp_path / "0.safetensors").read_bytes()

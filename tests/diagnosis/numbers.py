@@ -24,7 +24,7 @@ def about(value: float, half: float = 0.002) -> Estimate:
 
 
 def network(values: Mapping[str, Any] | None = None, **changes: Any) -> Measured:
-    """A network that learns every task by epoch 3 and does not overfit."""
+    """A network that learns every task by step 3 and does not overfit."""
     start: dict[str, Any] = {"backbone.depth": BLOCKS}
     if values is None or "sharing.kind" not in values:
         start["sharing.split_at"] = BLOCKS

@@ -24,7 +24,7 @@ NETWORK = {
     "optimizer.lr": 0.03,
     "optimizer.batch_size": 8,
 }
-EPOCHS = 12
+STEPS = 300
 
 
 def planted(order: Sequence[int] = (0, 1, 2), rows: int = 600) -> TaskSuite:
@@ -60,13 +60,13 @@ def open_trials(home: Path, suite: TaskSuite, trials: Sequence[Mapping[str, Any]
 
 
 def make(
-    handle: StudyHandle, suite: TaskSuite, home: Path, epochs: int = EPOCHS, **options: Any
+    handle: StudyHandle, suite: TaskSuite, home: Path, steps: int = STEPS, **options: Any
 ) -> Diagnosis:
     folder = home / "checkpoints"
     suite.without_test().save(folder / "suite")
     return Diagnosis(
         suite,
-        SearchSettings(len(handle.trials()), epochs, device="cpu"),
+        SearchSettings(len(handle.trials()), steps, device="cpu"),
         handle,
         folder=folder,
         tracker=Tracker.open("off", Home.find(home), "planted"),
@@ -79,11 +79,11 @@ def diagnose(
     home: Path,
     suite: TaskSuite,
     trials: Sequence[Mapping[str, Any]] = ({}, {"sharing.kind": "independent"}),
-    epochs: int = EPOCHS,
+    steps: int = STEPS,
 ) -> dict[str, Any]:
     """The diagnosis of a study with these trials; by default full sharing and independent ones."""
     with open_trials(home, suite, trials) as handle:
-        source = ScriptSource(make(handle, suite, home, epochs).script)
+        source = ScriptSource(make(handle, suite, home, steps).script)
         assert InlineExecutor().run(source)
         assert source.returned is not None
         return source.returned

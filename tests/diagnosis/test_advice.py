@@ -40,7 +40,7 @@ def test_conflict_isolates_the_adversary_from_the_first_block_and_from_the_middl
     assert first.config is not None
     assert first.config["sharing.kind"] == "tree"
     assert first.config["sharing.partitions"] == "0010/0010/0010"
-    assert "c and the other tasks conflict after epoch 6: group {a, b, d}, {c}" in first.text
+    assert "c and the other tasks conflict after step 6: group {a, b, d}, {c}" in first.text
     assert second.config is not None
     assert second.config["sharing.partitions"] == "0000/0000/0010"
 

@@ -65,7 +65,7 @@ def test_the_adversary_is_named_and_isolated() -> None:
     assert found.adversaries == (2,)
     assert found.groups == ((0, 1, 3), (2,))
     text = next(f.text for f in found.all if f.kind == "cause")
-    assert "c harms the other tasks from epoch 6 on" in text
+    assert "c harms the other tasks from step 6 on" in text
     assert "{a, b, d}, {c}" in text
 
 
@@ -135,7 +135,7 @@ def test_hurting_without_a_reason_is_said_to_be_unexplained() -> None:
     assert not sharing_costs(measurements(effect=about(-0.001)))
 
 
-def test_speed_is_the_first_epoch_with_nine_tenths_of_the_best_score() -> None:
+def test_speed_is_the_first_step_with_nine_tenths_of_the_best_score() -> None:
     curve = tuple(zip((0.5, 0.8, 0.9, 0.9, 0.9), (0.0, 0.0, 0.1, 0.2, 0.8), (0.01,) * 5,
                       (None,) * 5, strict=True))  # fmt: skip
     net = network(curve=curve)
@@ -143,7 +143,7 @@ def test_speed_is_the_first_epoch_with_nine_tenths_of_the_best_score() -> None:
     m = replace(m, networks={**m.networks, "trunk": net})
     assert learned_at(m, net) == (3, 9, None, None)
     text = next(f.text for f in find(m).all if f.kind == "speed")
-    assert text == ("The tasks are learned a after epoch 3, b not before epoch 9; c, d not at all.")
+    assert text == ("The tasks are learned a after step 3, b not before step 9; c, d not at all.")
 
 
 def test_overfitting_needs_a_fall_that_is_sure_and_not_tiny() -> None:

@@ -63,7 +63,7 @@ def test_a_stored_diagnosis_is_not_made_again_and_more_trials_ask_for_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = small_suite()
-    first = diagnose(tmp_path, suite, QUICK, epochs=2)
+    first = diagnose(tmp_path, suite, QUICK, steps=2)
     ran: list[WorkUnit] = []
 
     def spy(unit: WorkUnit) -> UnitResult:
@@ -71,12 +71,12 @@ def test_a_stored_diagnosis_is_not_made_again_and_more_trials_ask_for_a_new_one(
         return run_unit(unit)
 
     monkeypatch.setattr(executors, "run_unit", spy)
-    assert diagnose(tmp_path, suite, QUICK, epochs=2) == first
+    assert diagnose(tmp_path, suite, QUICK, steps=2) == first
     assert ran == []
     with open_trials(tmp_path, suite, []) as handle:
         advised = sum(bool(t.user_attrs.get("advised")) for t in handle.trials())
     more = [*QUICK, *[{}] * advised, {**QUICK[0], "optimizer.lr": 0.02}]
-    second = diagnose(tmp_path, suite, more, epochs=2)
+    second = diagnose(tmp_path, suite, more, steps=2)
     assert second["searched"] == first["searched"] + 1
     assert ran != []
 
@@ -86,7 +86,7 @@ def test_killed_in_the_diagnosis_it_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     suite = small_suite()
-    whole = diagnose(tmp_path / "whole", suite, QUICK, epochs=2)
+    whole = diagnose(tmp_path / "whole", suite, QUICK, steps=2)
     count = 0
 
     def stop(unit: WorkUnit) -> UnitResult:
@@ -101,7 +101,7 @@ def test_killed_in_the_diagnosis_it_goes_on_to_the_same_end(
         source = ScriptSource(make(handle, suite, tmp_path / "cut", 2).script)
         assert not InlineExecutor().run(source)
         assert stored(handle.study.user_attrs, handle.trials()) is None
-    again = diagnose(tmp_path / "cut", suite, QUICK, epochs=2)
+    again = diagnose(tmp_path / "cut", suite, QUICK, steps=2)
     assert without_times(again) == without_times(whole)
 
 
@@ -129,8 +129,8 @@ def test_killed_while_the_advice_is_tried_it_is_tried_once(
         kept = stored(handle.study.user_attrs, handle.trials())
         assert kept is not None, "it was stored before it was tried"
         assert len(handle.trials()) == len(QUICK), "and no half of a trial"
-    assert diagnose(tmp_path, suite, QUICK, epochs=2) == kept
-    assert diagnose(tmp_path, suite, QUICK, epochs=2) == kept
+    assert diagnose(tmp_path, suite, QUICK, steps=2) == kept
+    assert diagnose(tmp_path, suite, QUICK, steps=2) == kept
     with open_trials(tmp_path, suite, []) as handle:
         advised = [t for t in handle.trials() if t.user_attrs.get("advised")]
     assert [t.user_attrs["changes"] for t in advised] == [{"backbone.width": 12}]
@@ -143,11 +143,11 @@ def test_diagnosis_is_strict_json_of_training_and_validation_rows(
         raise AssertionError("the test rows were opened")
 
     monkeypatch.setattr(TaskSuite, "open_test", never)
-    found = diagnose(tmp_path, small_suite(), QUICK, epochs=2)
+    found = diagnose(tmp_path, small_suite(), QUICK, steps=2)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     numbers = found["measurements"]
     assert set(numbers["networks"]) == {"sharing", "independent", "trunk", "wide", "narrow"}
-    assert numbers["epochs"] == [1, 2]
+    assert numbers["steps"] == [1, 2]
     assert numbers["tasks"] == ["up", "down", "sign"]
     assert [one["task"] for one in numbers["influences"]] in ([0, 1, 2], [])
     assert np.array(numbers["pairs"]["affinity"]).shape == (3, 3)
@@ -155,16 +155,16 @@ def test_diagnosis_is_strict_json_of_training_and_validation_rows(
 
 
 def test_what_cannot_be_diagnosed_is_said(tmp_path: Path) -> None:
-    found = diagnose(tmp_path / "arm", small_suite(), [ALONE], epochs=1)
+    found = diagnose(tmp_path / "arm", small_suite(), [ALONE], steps=1)
     assert "every trial was of independent networks" in found["reason"]
     x = np.random.default_rng(0).normal(size=(60, 3))
     one = TaskSuite.from_arrays(x, x[:, :1], names=["y"], kinds="regression", name="one")
-    found = diagnose(tmp_path / "task", one, [{}, ALONE], epochs=1)
+    found = diagnose(tmp_path / "task", one, [{}, ALONE], steps=1)
     assert "one task" in found["reason"]
 
 
 def test_without_independent_networks_the_rest_is_still_measured(tmp_path: Path) -> None:
-    found = diagnose(tmp_path, small_suite(), QUICK[:1], epochs=2)
+    found = diagnose(tmp_path, small_suite(), QUICK[:1], steps=2)
     assert found["reason"] is None
     assert set(found["measurements"]["networks"]) == {"sharing", "trunk"}
     texts = " ".join(f["text"] for f in found["findings"])
@@ -250,7 +250,7 @@ def test_after_the_time_out_nothing_is_diagnosed_and_the_judgement_comes(tmp_pat
         assert source.returned is not None
         assert source.returned["reason"] == "The time-out had passed."
         assert stored(handle.study.user_attrs, handle.trials()) is None
-    assert diagnose(tmp_path, suite, QUICK, epochs=2)["reason"] is None
+    assert diagnose(tmp_path, suite, QUICK, steps=2)["reason"] is None
 
 
 def test_with_a_cost_advice_is_given_and_not_tried(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from autometa.model import Model
 from autometa.tasks import EpisodeShape, EpisodicSuite, TaskSuite, catalog
 from autometa.tasks.encoder import ImageEncoder, TableEncoder
 from autometa.tasks.sinusoid import draw_sinusoids, sinusoid_episodes
+from autometa.training.budget import epochs_in_steps
 from autometa.training.population import Run, Trainer
 from autometa.training.state import PopulationState
 from tests.small import make_config
@@ -26,8 +27,9 @@ def train(
     if values["adaptation.kind"] == "amortized":
         flat["conditioning.kind"] = "multiplicative"
     run = Run(make_config(flat), 0)
-    trainer = Trainer(suite, epochs, torch.device("cpu"))
-    _, state = trainer.train([run], trainer.start([run]), epochs)
+    length = epochs_in_steps(suite, epochs)
+    trainer = Trainer(suite, length, torch.device("cpu"))
+    _, state = trainer.train([run], trainer.start([run]), length)
     return Model.of(suite, run.config, state, {"suite": suite.name}), trainer, run, state
 
 

@@ -14,14 +14,15 @@ from autometa.errors import AutometaError, DataError, UserError
 from autometa.model import Model
 from autometa.tasks import TaskSuite
 from autometa.training.population import Run, Trainer
-from tests.small import IMAGE, make_config, make_suite, make_table
+from tests.small import IMAGE, in_steps, make_config, make_suite, make_table
 
 
 def train(suite: TaskSuite, epochs: int = 2, **values: object) -> Model:
     flat = {name.replace("__", "."): value for name, value in values.items()}
     run = Run(make_config({"optimizer.lr": 1e-2, **flat}), 0)
-    trainer = Trainer(suite, epochs, torch.device("cpu"))
-    _, state = trainer.train([run], trainer.start([run]), epochs)
+    length = in_steps(suite, run.config, epochs)
+    trainer = Trainer(suite, length, torch.device("cpu"))
+    _, state = trainer.train([run], trainer.start([run]), length)
     return Model.of(suite, run.config, state, {"suite": suite.name, "epochs": epochs})
 
 

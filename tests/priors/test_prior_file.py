@@ -35,7 +35,7 @@ def finished(name: str = "sales-1", n: int = 12, seed: int = 0) -> optuna.Study:
     attrs = {
         "id": f"{seed:08x}" + 24 * "0",
         "suite": {"name": "sales", "fingerprint": "f00d"},
-        "settings": {"max_epochs": 9},
+        "settings": {"max_steps": 9},
         "space": "parameters: {}",
     }
     for key, value in attrs.items():

@@ -54,7 +54,7 @@ def test_all_studies_that_maximise_one_value(url: str, said: list[str]) -> None:
         (t.params, t.values) for t in study.trials
     ]
     assert {t.user_attrs["arm"] for t in plain.trials} == {"sharing"}
-    assert (plain.facts.max_epochs, plain.facts.episodic, plain.facts.probes) == (4, False, {})
+    assert (plain.facts.max_steps, plain.facts.episodic, plain.facts.probes) == (4, False, {})
     assert ours.facts.suite == "sales"
     assert ours.facts.probes == {"rows": 2.5, "tree": None}
     assert {t.user_attrs["arm"] for t in ours.trials} == {"sharing", "independent"}

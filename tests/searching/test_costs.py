@@ -82,7 +82,7 @@ def test_units_say_the_cost_of_what_is_trained_to_the_end(tmp_path: Path) -> Non
         str(tmp_path), cost="parameters",
     )  # fmt: skip
     assert [r.cost for r in run_unit(unit).results] == [None, None]
-    full = WorkUnit.from_json({**unit.to_json(), "from_epoch": 0, "to_epoch": 2})
+    full = WorkUnit.from_json({**unit.to_json(), "from_step": 0, "to_step": 2})
     result = UnitResult.from_json(run_unit(full).to_json())
     expected = parameter_count(TrialConfig.from_flat(configs[0]), Problem.of(suite))
     assert [r.cost for r in result.results] == [expected, expected]

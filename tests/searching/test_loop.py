@@ -21,7 +21,7 @@ from autometa.searching.progress import Progress
 from autometa.searching.promotion import decide
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 from autometa.space import Space
-from autometa.study import open_study, read_study, trial_rows
+from autometa.study import open_study, read_study, score_of, trial_rows
 from autometa.tracking import NullTracker
 from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
@@ -41,7 +41,7 @@ def drive(
 ) -> Rows:
     """Search `small_suite` and return what the study then holds."""
     place, suite = Home.find(home), small_suite()
-    settings = SearchSettings(n_trials=n_trials, max_epochs=9, device="cpu", **changes)
+    settings = SearchSettings(n_trials=n_trials, max_steps=9, device="cpu", **changes)
     folder = place.checkpoints("s")
     suite.without_test().save(folder / "suite")
     bound = Space.from_yaml(space).bind(suite)
@@ -72,8 +72,11 @@ def rows(home: Path) -> Rows:
     ]
 
 
+pytestmark = pytest.mark.usefixtures("early_rungs")
+
+
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+def straight(early_rungs: None, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return drive(tmp_path_factory.mktemp("straight"))
 
 
@@ -87,10 +90,12 @@ def test_total_is_exact_and_every_trial_is_told(straight: Rows) -> None:
 def test_fidelity_is_honest(home: Path) -> None:
     drive(home)
     for trial in read_study(Home.find(home), "s").trials:
-        epochs = sorted(trial.intermediate_values)
-        assert epochs == [1, 3, 9][: len(epochs)]
-        assert (trial.state == TrialState.COMPLETE) == (epochs == [1, 3, 9])
-        assert trial.value == trial.intermediate_values[epochs[-1]]
+        steps = sorted(trial.intermediate_values)
+        assert steps == [1, 3, 9][: len(steps)]
+        assert (trial.state == TrialState.COMPLETE) == (steps == [1, 3, 9])
+        best = max(steps, key=lambda step: trial.intermediate_values[step])
+        assert trial.user_attrs["best_step"] == best
+        assert score_of(trial) == trial.intermediate_values[best]
 
 
 def test_trials_are_pruned_among_their_own_arm_only(home: Path) -> None:
@@ -119,7 +124,7 @@ def test_other_samplers_repeat_too(sampler: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pruner", "ladders"),
     [
-        ("none", {(9,)}),
+        ("none", {(1, 3, 9)}),
         ("median", {(1,), (1, 3), (1, 3, 9)}),
         ("hyperband", {(1,), (1, 3), (1, 3, 9), (3,), (3, 9), (9,)}),
     ],
@@ -154,22 +159,22 @@ def test_interrupted_at_any_unit_it_ends_the_same(
     assert drive(home, resume=True) == straight
 
 
-@pytest.mark.parametrize("epoch", [1, 9])
-def test_results_that_were_half_written_are_decided_on_resume(home: Path, epoch: int) -> None:
+@pytest.mark.parametrize("step", [1, 9])
+def test_results_that_were_half_written_are_decided_on_resume(home: Path, step: int) -> None:
     """A kill can leave a trial's report without what was decided on it."""
 
     def stop(loop: SearchLoop) -> None:
         unit = loop.next_unit()
         assert isinstance(unit, WorkUnit)
-        loop._running[int(unit.names[0])].trial.report(0.5, epoch)
+        loop._running[int(unit.names[0])].trial.report(0.5, step)
 
     drive(home, run=stop)
     found = drive(home, resume=True)
     assert len(found) == 12
     assert {row[1] for row in found} <= {"COMPLETE", "PRUNED"}
     trials = read_study(Home.find(home), "s").trials
-    (half,) = [t for t in trials if t.intermediate_values.get(epoch) == 0.5]
-    if epoch == 9:
+    (half,) = [t for t in trials if t.intermediate_values.get(step) == 0.5]
+    if step == 9:
         assert half.state == TrialState.COMPLETE
         assert half.value == 0.5
 
@@ -319,7 +324,7 @@ def test_who_goes_on_is_decided_once_a_unit(home: Path, monkeypatch: pytest.Monk
 
     drive(home, n_trials=24, run=watch)
     assert max(len(unit.names) for unit in units) > 2
-    assert len(calls) == sum(unit.to_epoch < 9 for unit in units)
+    assert len(calls) == sum(unit.to_step < 9 for unit in units)
 
 
 @pytest.mark.parametrize(

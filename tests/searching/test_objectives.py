@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from autometa.tracking import NullTracker
 from autometa.training.population import RunResult
 from tests.searching.support import SPACE, finished, small_suite
 
+pytestmark = pytest.mark.usefixtures("early_rungs")
+
 Trials = list[FrozenTrial]
 REFERENCE = Reference(0, 0.5, 3, {"up": 0.6, "sign": 0.4}, {"down": "2 evaluation rows"})
 
@@ -45,7 +47,7 @@ class Spy(NullTracker):
         super().__init__()
         self.metrics: dict[int, dict[str, float]] = {}
 
-    def trial_rung(self, number: int, epoch: int, metrics: Any) -> None:
+    def trial_rung(self, number: int, step: int, metrics: Any) -> None:
         self.metrics.setdefault(number, {}).update(metrics)
 
 
@@ -61,7 +63,7 @@ def drive(
 ) -> Trials:
     """Search `small_suite`, at most `stop_after` units of it, and return the trials."""
     place, suite = Home.find(home), small_suite(rows=200)
-    settings = SearchSettings(n_trials=n_trials, max_epochs=9, device="cpu", **changes)
+    settings = SearchSettings(n_trials=n_trials, max_steps=9, device="cpu", **changes)
     folder = place.checkpoints("s")
     suite.without_test().save(folder / "suite")
     with open_study(
@@ -120,15 +122,19 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> list[WorkUnit]:
 
     def fake(unit: WorkUnit) -> UnitResult:
         units.append(unit)
-        return UnitResult(tuple(map(_planted, unit.configs, unit.seeds, itertools.repeat(unit))))
+        at = [
+            map(partial(_planted, unit=unit, step=s), unit.configs, unit.seeds) for s in unit.points
+        ]
+        curves = tuple(zip(*at, strict=True))
+        return UnitResult(tuple(c[-1] for c in curves), curves=curves if len(at) > 1 else ())
 
     monkeypatch.setattr(executors, "run_unit", fake)
     return units
 
 
-def _planted(config: dict[str, Any], seed: int, unit: WorkUnit) -> RunResult:
+def _planted(config: dict[str, Any], seed: int, unit: WorkUnit, step: int) -> RunResult:
     noise = 0.01 * np.random.default_rng(seed).random()
-    late = unit.to_epoch / unit.max_epochs - 1 + noise - 0.05 * config["backbone.dropout"]
+    late = step / unit.max_steps - 1 + noise - 0.05 * config["backbone.dropout"]
     if config["sharing.kind"] == "independent":
         tasks = {"up": 0.6, "down": 0.6, "sign": 0.6}
     elif config["sharing.split_at"] == 1:
@@ -137,8 +143,8 @@ def _planted(config: dict[str, Any], seed: int, unit: WorkUnit) -> RunResult:
         tasks = {"up": 0.9, "down": 0.9, "sign": 0.4}
     scores: dict[str, float | None] = {name: score + late for name, score in tasks.items()}
     value = float(np.mean([score + late for score in tasks.values()]))
-    cost = float(config["backbone.width"]) if unit.cost and unit.to_epoch == 9 else None
-    return RunResult(unit.to_epoch, value, scores, cost=cost)
+    cost = float(config["backbone.width"]) if unit.cost and step == 9 else None
+    return RunResult(step, value, scores, cost=cost)
 
 
 # --- a bound on every task ------------------------------------------------------------------------
@@ -153,11 +159,11 @@ def test_independent_networks_come_first_and_are_frozen(
     firsts = [{arm(trials[int(n)]) for n in unit.names} for unit in planted[: reruns[0]]]
     assert firsts == [{"independent"}] * len(firsts)
     seeds = {t.number: tuple(rerun_seeds(0, t.number)) for t in best_of(trials, "independent")}
-    assert [planted[k].seeds for k in reruns if planted[k].to_epoch == 9] == list(seeds.values())
+    assert [planted[k].seeds for k in reruns] == list(seeds.values())
     means = {}
     for t in best_of(trials, "independent"):
         config, unit = t.user_attrs["config"], planted[reruns[0]]
-        runs = [_planted(config, seed, unit) for seed in rerun_seeds(0, t.number)]
+        runs = [_planted(config, seed, unit, 9) for seed in rerun_seeds(0, t.number)]
         means[t.number] = (
             np.mean([run.value for run in runs if run.value is not None]),
             np.mean([run.tasks["sign"] for run in runs if run.tasks["sign"] is not None]),
@@ -166,9 +172,7 @@ def test_independent_networks_come_first_and_are_frozen(
     assert kept["trial"] == max(means, key=lambda n: means[n][0])
     assert (kept["score"], kept["tasks"]["sign"]) == pytest.approx(means[kept["trial"]])
     assert kept["left_out"] == {}
-    early = [planted[k] for k in reruns if planted[k].to_epoch < 9]
-    assert [unit.to_epoch for unit in early] == [1, 3]
-    assert {unit.seeds for unit in early} == {seeds[kept["trial"]]}
+    assert {planted[k].at for k in reruns} == {(1, 3, 9)}
 
 
 def test_constraint_is_the_worst_task_below_its_reference(
@@ -183,8 +187,8 @@ def test_constraint_is_the_worst_task_below_its_reference(
     rows = trial_rows(read_study(Home.find(home), "s"))
     seen = set()
     for t in of(trials, "sharing") + of(trials, "sharing", TrialState.PRUNED):
-        epoch = max(rung_values(t))
-        reference = kept["tasks"] if epoch == 9 else kept["rungs"][str(epoch)]
+        step = max(rung_values(t))
+        reference = kept["tasks"] if step == 9 else kept["rungs"][str(step)]
         below = {name: reference[name] - t.user_attrs["tasks"][name] for name in reference}
         worst = max(below, key=lambda name: below[name])
         assert t.constraints == {"worst_task": pytest.approx(below[worst] - 0.05)}
@@ -327,7 +331,7 @@ def test_scores_prune_alone_and_cost_is_told_at_the_end(
     rows = trial_rows(read_study(Home.find(home), "s"))
     assert {r["state"] for r in rows} == {"COMPLETE", "PRUNED"}
     for r, t in zip(rows, trials, strict=True):
-        assert r["value"] == rung_values(t)[r["epoch"]]
+        assert r["value"] == rung_values(t)[r["best_step"]]
         assert (r["cost"] is None) == (r["state"] == "PRUNED")
 
 
@@ -396,7 +400,7 @@ def test_killed_between_report_and_decision(name: str, planted: list[WorkUnit], 
     write: Callable[..., Any] = SearchLoop._promote
 
     def die(self: SearchLoop, number: int, live: Any, *kept: Any) -> None:
-        if live.epoch == 9:
+        if live.step == 9:
             self._handle.commit()
             raise KeyboardInterrupt
         write(self, number, live, *kept)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autometa.searching import units
-from autometa.searching.units import UnitResult, WorkUnit, curve_epochs, run_unit
+from autometa.searching.units import UnitResult, WorkUnit, curve_steps, run_unit
 from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig
 from tests.searching.support import small_suite
@@ -34,9 +34,9 @@ def unit(tmp_path: Path) -> WorkUnit:
         names=("0", "1", "2"),
         configs=(CONFIG, {**CONFIG, "optimizer.lr": 0.01}, CONFIG),
         seeds=(1, 2, 3),
-        from_epoch=0,
-        to_epoch=4,
-        max_epochs=4,
+        from_step=0,
+        to_step=4,
+        max_steps=4,
         suite=str(tmp_path / "suite"),
         fingerprint=suite.fingerprint,
         checkpoints=str(tmp_path / "checkpoints"),
@@ -44,7 +44,8 @@ def unit(tmp_path: Path) -> WorkUnit:
 
 
 def without_times(result: UnitResult) -> list[object]:
-    return [dataclasses.replace(r, seconds=0.0) for r in result.results]
+    """Nor the training loss: it is of the steps since the last stop."""
+    return [dataclasses.replace(r, seconds=0.0, train_loss=None) for r in result.results]
 
 
 def test_unit_and_result_round_trip_as_json(unit: WorkUnit) -> None:
@@ -67,24 +68,24 @@ def test_older_units_and_results_still_load(unit: WorkUnit) -> None:
 
 def test_a_curve_ends_where_training_in_one_go_does(unit: WorkUnit) -> None:
     whole = run_unit(unit)
-    measured = run_unit(dataclasses.replace(unit, measure="curves"))
+    measured = run_unit(dataclasses.replace(unit, curve=curve_steps(4)))
     assert UnitResult.from_json(measured.to_json()) == measured
     assert without_times(measured) == without_times(whole)
-    assert [[r.epoch for r in curve] for curve in measured.curves] == [[1, 2, 3, 4]] * 3
+    assert [[r.step for r in curve] for curve in measured.curves] == [[1, 2, 3, 4]] * 3
     assert [curve[-1] for curve in measured.curves] == list(measured.results)
-    first = run_unit(dataclasses.replace(unit, to_epoch=1))
+    first = run_unit(dataclasses.replace(unit, to_step=1))
     assert [curve[0].value for curve in measured.curves] == [r.value for r in first.results]
 
 
 def test_long_curves_are_thinned_out_and_keep_the_end() -> None:
-    assert curve_epochs(3) == (1, 2, 3)
-    assert len(curve_epochs(100)) == 27
-    assert curve_epochs(100)[-1] == 100
+    assert curve_steps(3) == (1, 2, 3)
+    assert len(curve_steps(100)) == 27
+    assert curve_steps(100)[-1] == 100
 
 
 def test_a_run_that_fails_on_the_way_has_failed_in_its_curve(unit: WorkUnit) -> None:
     configs = (CONFIG, {**CONFIG, "optimizer.lr": 1e30, "optimizer.clip": 1e30}, CONFIG)
-    found = run_unit(dataclasses.replace(unit, configs=configs, measure="curves"))
+    found = run_unit(dataclasses.replace(unit, configs=configs, curve=curve_steps(4)))
     assert [r.reason is None for r in found.results] == [True, False, True]
     assert {len(curve) for curve in found.curves} == {4}
 
@@ -108,9 +109,9 @@ def test_running_a_unit_again_gives_the_same_results(unit: WorkUnit) -> None:
 
 def test_stopping_at_a_rung_changes_nothing(unit: WorkUnit) -> None:
     whole = run_unit(unit)
-    run_unit(dataclasses.replace(unit, to_epoch=1))
+    run_unit(dataclasses.replace(unit, to_step=1))
     assert unit.checkpoint("1", 1).exists()
-    rest = run_unit(dataclasses.replace(unit, from_epoch=1))
+    rest = run_unit(dataclasses.replace(unit, from_step=1))
     assert without_times(rest) == without_times(whole)
 
 
@@ -122,22 +123,22 @@ def test_survivors_of_different_units_are_packed_together(unit: WorkUnit) -> Non
             names=unit.names[k : k + 1],
             configs=unit.configs[k : k + 1],
             seeds=unit.seeds[k : k + 1],
-            to_epoch=2,
+            to_step=2,
         )
         run_unit(part)
-    rest = run_unit(dataclasses.replace(unit, from_epoch=2))
+    rest = run_unit(dataclasses.replace(unit, from_step=2))
     for found, expected in zip(rest.results, whole.results, strict=True):
         # a stack of one may round differently
-        assert found.epoch == expected.epoch == 4
+        assert found.step == expected.step == 4
         assert found.value == pytest.approx(expected.value, rel=1e-5)
         assert found.tasks == pytest.approx(expected.tasks, rel=1e-5)
 
 
 def test_lost_checkpoint_is_trained_again(unit: WorkUnit) -> None:
     whole = run_unit(unit)
-    run_unit(dataclasses.replace(unit, to_epoch=2))
+    run_unit(dataclasses.replace(unit, to_step=2))
     unit.checkpoint("0", 2).unlink()
-    rest = run_unit(dataclasses.replace(unit, from_epoch=2))
+    rest = run_unit(dataclasses.replace(unit, from_step=2))
     assert without_times(rest) == without_times(whole)
 
 

@@ -406,32 +406,32 @@ class TestTraining:
     def test_fused_is_one_by_one_with_full_covariances(self):
         with double_precision():
             runs = some_runs()
-            trainer = Trainer(in_double(six_targets()), 2, torch.device("cpu"))
-            _, together = trainer.train(runs, trainer.start(runs), 2)
+            trainer = Trainer(in_double(six_targets()), 6, torch.device("cpu"))
+            _, together = trainer.train(runs, trainer.start(runs), 6)
             assert together.buffers["relation.blocks.1.input"].shape == (3, 8, 8)
             for k, run in enumerate(runs):
-                _, alone = trainer.train([run], trainer.start([run]), 2)
+                _, alone = trainer.train([run], trainer.start([run]), 6)
                 assert_close(alone.values[0], together.values[k], rtol=1e-8, atol=1e-10)
                 for name, buffer in alone.buffers.items():
                     assert_close(buffer[0], together.buffers[name][k], rtol=1e-7, atol=1e-9)
 
     def test_renewed_every_so_many_steps(self):
-        trainer = Trainer(six_targets(), 3, torch.device("cpu"))  # three steps an epoch
+        trainer = Trainer(six_targets(), 9, torch.device("cpu"))
         starts: list[Params] = []
         for every in (3, 4):
             runs = some_runs(every=every)
             start = trainer.start(runs)
             starts.append(dict(start.buffers))
-            _, state = trainer.train(runs, start, 1)
+            _, state = trainer.train(runs, start, 3)
             same = {torch.equal(state.buffers[n], starts[-1][n]) for n in state.buffers}
             assert same == ({True} if every == 4 else {True, False})  # one output: always 1
 
     def test_renewed_from_the_weights_after_the_step(self):
-        trainer = Trainer(six_targets(), 3, torch.device("cpu"))
+        trainer = Trainer(six_targets(), 9, torch.device("cpu"))
         runs = some_runs(n=2, every=3)
         start = trainer.start(runs)
         before = dict(start.buffers)
-        _, state = trainer.train(runs, start, 1)
+        _, state = trainer.train(runs, start, 3)
         learner = make_learner(trainer.problem, runs[0].config.flat())
         layout = Layout(learner.init(torch.Generator())[0])
         for k in range(2):
@@ -441,23 +441,23 @@ class TestTraining:
                 assert_close(state.buffers[name][k], buffer, rtol=1e-4, atol=1e-5)
 
     def test_covariances_are_saved_with_a_run(self, tmp_path):
-        trainer = Trainer(six_targets(), 4, torch.device("cpu"))
+        trainer = Trainer(six_targets(), 12, torch.device("cpu"))
         runs = some_runs(n=1, every=4)  # estimates at steps 4, 8 and 12 of 12
-        _, whole = trainer.train(runs, trainer.start(runs), 4)
-        _, half = trainer.train(runs, trainer.start(runs), 2)
+        _, whole = trainer.train(runs, trainer.start(runs), 12)
+        _, half = trainer.train(runs, trainer.start(runs), 5)
         save_run(half, 0, runs[0], tmp_path / "run.safetensors")
         loaded = load_run(tmp_path / "run.safetensors")
         assert loaded.buffers.keys() == whole.buffers.keys()
         assert all(torch.equal(loaded.buffers[n], half.buffers[n]) for n in half.buffers)
-        _, end = trainer.train(runs, loaded, 4)
+        _, end = trainer.train(runs, loaded, 12)
         assert torch.equal(end.values, whole.values)
         assert all(torch.equal(end.buffers[n], whole.buffers[n]) for n in whole.buffers)
 
     def test_a_strong_prior_with_learned_relations_is_stable(self):
-        trainer = Trainer(six_targets(), 30, torch.device("cpu"))
+        trainer = Trainer(six_targets(), 90, torch.device("cpu"))
         config = make_config({**KIND, "sharing.update_every": 1, "sharing.relation": 0.1})
         runs = [Run(config, 0)]
-        results, state = trainer.train(runs, trainer.start(runs), 30)
+        results, state = trainer.train(runs, trainer.start(runs), 90)
         assert results[0].reason is None
         assert all(buffer.isfinite().all() for buffer in state.buffers.values())
 

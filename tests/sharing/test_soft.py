@@ -59,11 +59,11 @@ def test_without_a_tie_it_trains_like_independent(kind):
             [Run(make_config({"sharing.kind": name, **more}), seed=4)]
             for name, more in (("soft", {"sharing.tie": 0.0}), ("independent", {}))
         )
-        trainer = Trainer(suite, 2, torch.device("cpu"))
+        trainer = Trainer(suite, 6, torch.device("cpu"))
         start = trainer.start(soft)
         common = start.select([0])
-        results, state = trainer.train(soft, start, 2)
-        expected_results, expected = trainer.train(independent, common, 2)
+        results, state = trainer.train(soft, start, 6)
+        expected_results, expected = trainer.train(independent, common, 6)
         assert_close(state.values, expected.values, rtol=1e-9, atol=1e-11)
         assert results[0].value == pytest.approx(expected_results[0].value, rel=1e-9)
 
@@ -123,8 +123,8 @@ def test_a_stronger_tie_keeps_towers_closer():
         Run(make_config({**SOFT, "sharing.tie": strength, "optimizer.lr": 0.01}), seed=2)
         for strength in (0.0, 0.1, 10.0)
     ]
-    trainer = Trainer(make_suite(), 10, torch.device("cpu"))
-    _, state = trainer.train(runs, trainer.start(runs), 10)
+    trainer = Trainer(make_suite(), 30, torch.device("cpu"))
+    _, state = trainer.train(runs, trainer.start(runs), 30)
     params, _ = build(runs[0].config, trainer.problem).init(torch.Generator())
     towers = Layout(params).unpack(state.values)["blocks.1.weight"]  # [run, task, …]
     spread = (towers - towers.mean(1, keepdim=True)).flatten(1).norm(dim=1)

@@ -220,10 +220,10 @@ def test_different_trees_of_one_shape_are_one_population(layout):
         settings = [tree(partitions, **{"optimizer.lr": 1e-3}) for partitions in trees]
         runs = [Run(make_config(values), seed) for seed, values in enumerate(settings)]
         assert len({run.config.shape_key() for run in runs}) == 1
-        trainer = Trainer(suite, 2, torch.device("cpu"))
-        results, together = trainer.train(runs, trainer.start(runs), 2)
+        trainer = Trainer(suite, 6, torch.device("cpu"))
+        results, together = trainer.train(runs, trainer.start(runs), 6)
         for k, run in enumerate(runs):
-            alone, state = trainer.train([run], trainer.start([run]), 2)
+            alone, state = trainer.train([run], trainer.start([run]), 6)
             assert_close(state.values[0], together.values[k], rtol=1e-9, atol=1e-11)
             assert alone[0].value == pytest.approx(results[k].value)
             for name, index in state.buffers.items():

@@ -17,7 +17,15 @@ from autometa.tasks import TaskSuite
 from autometa.training import affinity as module
 from autometa.training.affinity import Affinity, _Probe, task_affinity
 from autometa.training.population import Run, Trainer
-from tests.small import double_precision, draw, in_double, make_config, make_learner, make_suite
+from tests.small import (
+    double_precision,
+    draw,
+    in_double,
+    in_steps,
+    make_config,
+    make_learner,
+    make_suite,
+)
 
 CPU = torch.device("cpu")
 DROPOUT = {"backbone.dropout": 0.3, "sharing.split_at": 1}
@@ -33,12 +41,14 @@ ONE_HEAD = {
 def measured(suite: TaskSuite, **options: Any) -> Affinity:
     settings: dict[str, Any] = {"epochs": 2, "device": CPU} | options
     config = settings.pop("config", make_config(DROPOUT))
-    return task_affinity(suite, config, **settings)
+    spans = settings.pop("epochs")
+    length = in_steps(suite, config, spans)
+    return task_affinity(suite, config, max_steps=length, spans=spans, **settings)
 
 
 def probe_of(suite: TaskSuite, values: dict[str, object]) -> _Probe:
     problem = Trainer(suite, 1, CPU).problem
-    return _Probe(suite.rows("train"), problem, make_config(values), 0, 1, True, CPU)
+    return _Probe(suite.rows("train"), problem, make_config(values), 0, {1: [0]}, True, CPU)
 
 
 # --- one measurement, by hand
@@ -161,9 +171,9 @@ def test_related_tasks_help_each_other_more_than_an_adversary(layout: str) -> No
 
 def test_shapes_names_and_json() -> None:
     suite = make_suite("aligned")
-    found = measured(suite, epochs=3, per_epoch=2)
+    found = measured(suite, epochs=3, per_span=2)
     assert found.tasks == suite.task_names
-    assert found.epochs == (1, 2, 3)
+    assert found.steps == tuple(in_steps(suite, make_config(DROPOUT), n) for n in (1, 2, 3))
     assert found.cosine.shape == (3, 3, 3)
     assert found.affinity.shape == (3, 3)
     assert found.loss.shape == (3, 3)
@@ -171,7 +181,7 @@ def test_shapes_names_and_json() -> None:
     holed = dataclasses.replace(found, affinity=np.where(np.eye(3), np.nan, found.affinity))
     text = json.dumps(holed.to_json(), allow_nan=False)
     again = Affinity.from_json(json.loads(text))
-    assert (again.tasks, again.epochs) == (holed.tasks, holed.epochs)
+    assert (again.tasks, again.steps) == (holed.tasks, holed.steps)
     for name in ("cosine", "affinity", "loss"):
         np.testing.assert_array_equal(getattr(again, name), getattr(holed, name))
 
@@ -193,8 +203,9 @@ def test_training_is_the_same_bit_by_bit_with_and_without_measuring(
 
     monkeypatch.setattr(Trainer, "train", spy)
     measured(suite, config=config, seed=3)
-    trainer, runs = Trainer(suite, 2, CPU), [Run(config, 3)]
-    trainer.train(runs, trainer.start(runs), 2)
+    length = in_steps(suite, config, 2)
+    trainer, runs = Trainer(suite, length, CPU), [Run(config, 3)]
+    trainer.train(runs, trainer.start(runs), length)
     watched, plain = states
     assert torch.equal(watched.values, plain.values)
     for own, other in ((watched.slots, plain.slots), (watched.buffers, plain.buffers)):

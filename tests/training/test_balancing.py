@@ -78,15 +78,15 @@ def test_a_problem_that_is_not_solved_takes_equal_weights(monkeypatch):
 def test_a_population_in_parts_is_the_population(kind, monkeypatch):
     suite = make_suite()
     runs = [Run(make_config({"balancing.kind": kind}), seed) for seed in range(5)]
-    trainer = Trainer(suite, 2, torch.device("cpu"))
-    whole, state = trainer.train(runs, trainer.start(runs), 2)
+    trainer = Trainer(suite, 6, torch.device("cpu"))
+    whole, state = trainer.train(runs, trainer.start(runs), 6)
     seen = []
     real = balancing.task_gradients
     monkeypatch.setattr(balancing, "MAX_BYTES", 3000)
     monkeypatch.setattr(
         balancing, "task_gradients", lambda *a: (seen.append(len(a[0])), real(*a))[1]
     )
-    found, cut = trainer.train(runs, trainer.start(runs), 2)
+    found, cut = trainer.train(runs, trainer.start(runs), 6)
     assert 1 <= max(seen) < 5
     torch.testing.assert_close(cut.values, state.values)
     assert cut.buffers.keys() == state.buffers.keys()

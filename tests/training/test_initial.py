@@ -134,8 +134,8 @@ class TestPopulation:
         without = [Run(random, 0), Run(random, 1), Run(random, 2)]
         states = []
         for runs, given in ((with_it, initial), (without, None)):
-            trainer = Trainer(suite, 3, CPU, given)
-            states.append(trainer.train(runs, trainer.start(runs), 3)[1])
+            trainer = Trainer(suite, 9, CPU, given)
+            states.append(trainer.train(runs, trainer.start(runs), 9)[1])
         for k in (0, 2):
             assert torch.equal(states[0].values[k], states[1].values[k])
         assert not torch.equal(states[0].values[1], states[0].values[0])

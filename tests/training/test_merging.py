@@ -25,10 +25,12 @@ from autometa.training.population import Run, Trainer
 from autometa.training.state import Layout, PopulationState, load_run, save_run
 from autometa.trial import build, check
 from tests.contracts.test_training import DROPOUT, PER_RUN, Reference
-from tests.small import double_precision, in_double, make_config
+from tests.small import double_precision, in_double, in_steps, make_config
 
 CPU = torch.device("cpu")
 EPOCHS = 2
+#: where runs are only compared with each other
+STEPS = 7
 LAYOUTS = ("aligned", "grouped")
 PLACES = ("input", "every", "last", "head")
 SHARING = [
@@ -110,9 +112,10 @@ def test_merged_is_one_by_one(layout, values):
     """Losses, weights, the optimizer's averages of gradients, and predictions."""
     with double_precision():
         suite = in_double(small_suite(layout))
-        trainer = Trainer(suite, EPOCHS, CPU)
         for runs in populations(layout, values):
-            results, state = trainer.train(runs, trainer.start(runs), EPOCHS)
+            length = in_steps(suite, runs[0].config, EPOCHS)
+            trainer = Trainer(suite, length, CPU)
+            results, state = trainer.train(runs, trainer.start(runs), length)
             predicted = trainer.predict(runs, state, suite.rows("val"))
             for k, run in enumerate(runs):
                 reference = Reference(suite, run, EPOCHS)
@@ -133,12 +136,12 @@ def test_merged_is_one_by_one(layout, values):
 @some_cases
 def test_neighbours_of_other_kinds_change_nothing(layout, values):
     """No bit where torch adds up the same numbers in the same order."""
-    trainer = Trainer(small_suite(layout), EPOCHS, CPU)
+    trainer = Trainer(small_suite(layout), STEPS, CPU)
     for runs in populations(layout, values):
-        results, state = trainer.train(runs, trainer.start(runs), EPOCHS)
+        results, state = trainer.train(runs, trainer.start(runs), STEPS)
         for k, run in enumerate(runs):
             twins = [run, Run(run.config, seed=99)]
-            (expected, _), calm = trainer.train(twins, trainer.start(twins), EPOCHS)
+            (expected, _), calm = trainer.train(twins, trainer.start(twins), STEPS)
             found = state.select([k]).values
             if adds_up_alike(run, runs, layout):
                 assert torch.equal(found, calm.values[:1])
@@ -165,13 +168,13 @@ def adds_up_alike(run: Run, runs: list[Run], layout: str) -> bool:
 
 @some_cases
 def test_a_diverging_run_leaves_other_kinds_alone(layout, values):
-    trainer = Trainer(small_suite(layout), EPOCHS, CPU)
+    trainer = Trainer(small_suite(layout), STEPS, CPU)
     for runs in populations(layout, values):
-        _, calm = trainer.train(runs, trainer.start(runs), EPOCHS)
+        _, calm = trainer.train(runs, trainer.start(runs), STEPS)
         for wild in range(0, len(runs), 2):
             flat = {**runs[wild].config.flat(), "optimizer.lr": 1e30}
             mixed = [*runs[:wild], Run(make_config(flat), 1), *runs[wild + 1 :]]
-            results, state = trainer.train(mixed, trainer.start(mixed), EPOCHS)
+            results, state = trainer.train(mixed, trainer.start(mixed), STEPS)
             assert [k for k, r in enumerate(results) if r.reason is not None] == [wild]
             others = [k for k in range(len(runs)) if k != wild]
             assert torch.equal(state.select(others).values, calm.select(others).values)
@@ -180,11 +183,11 @@ def test_a_diverging_run_leaves_other_kinds_alone(layout, values):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_runs_go_on_with_other_neighbours(layout, tmp_path: Path):
     """Checkpoints are the runs' own, and can be joined in any order."""
-    trainer = Trainer(small_suite(layout), EPOCHS, CPU)
+    trainer = Trainer(small_suite(layout), STEPS, CPU)
     values = {"sharing.kind": "hard", "sharing.split_at": 1}
     runs = max(populations(layout, values), key=len)
-    _, whole = trainer.train(runs, trainer.start(runs), EPOCHS)
-    _, half = trainer.train(runs, trainer.start(runs), 1)
+    _, whole = trainer.train(runs, trainer.start(runs), STEPS)
+    _, half = trainer.train(runs, trainer.start(runs), 3)
     loaded = []
     for k, run in enumerate(runs):
         path = tmp_path / f"{k}.safetensors"
@@ -195,7 +198,7 @@ def test_runs_go_on_with_other_neighbours(layout, tmp_path: Path):
     size = len(runs) // 2
     for part in (range(size, len(runs)), range(size - 1, -1, -1)):
         joined = PopulationState.join([loaded[k] for k in part])
-        _, end = trainer.train([runs[k] for k in part], joined, EPOCHS)
+        _, end = trainer.train([runs[k] for k in part], joined, STEPS)
         assert torch.equal(end.values, whole.select(list(part)).values)
         assert end.sizes == tuple(whole.sizes[k] for k in part)
 

@@ -94,11 +94,11 @@ def run(**values) -> Run:
     return Run(make_config({"optimizer.kind": "sgd", "optimizer.batch_size": 18, **flat}), 0)
 
 
-def test_schedules_span_max_epochs(spied):
+def test_schedules_span_max_steps(spied):
     runs = [run(lr=0.1), run(lr=0.4, schedule="constant")]
-    trainer = Trainer(make_suite(), 2, torch.device("cpu"))  # 36 rows: 2 steps an epoch
+    trainer = Trainer(make_suite(), 4, torch.device("cpu"))  # 36 rows: 2 steps an epoch
     _, state = trainer.train(runs, trainer.start(runs), 1)
-    trainer.train(runs, state, 2)
+    trainer.train(runs, state, 4)
     assert [step for _, _, step in spied] == [1, 2, 3, 4]
     cosine = [rates[0].lr for rates, _, _ in spied]
     # ½(1 + cos(π·0/4)), … 1/4, 2/4, 3/4: 0 is reached after the last step

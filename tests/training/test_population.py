@@ -41,8 +41,8 @@ def digest_of_training() -> str:
     digest = hashlib.sha256()
     for kind in ("aligned", "grouped"):
         suite = make_suite(kind)
-        trainer = Trainer(suite, 2, CPU)
-        _, state = trainer.train(runs, trainer.start(runs), 2)
+        trainer = Trainer(suite, 6, CPU)
+        _, state = trainer.train(runs, trainer.start(runs), 6)
         digest.update(state.values.numpy().tobytes())
         digest.update(trainer.predict(runs, state, suite.rows("val")).tobytes())
     return digest.hexdigest()
@@ -76,15 +76,15 @@ def test_runs_that_start_differently_share_a_population():
 def test_training_learns_and_reports(tmp_path):
     suite = make_suite("integers", rows=200)
     runs = runs_of({"optimizer.lr": 1e-2}, {"optimizer.lr": 1e-9})
-    trainer = Trainer(suite, 15, CPU)
-    results, state = trainer.train(runs, trainer.start(runs), 15)
+    trainer = Trainer(suite, 120, CPU)
+    results, state = trainer.train(runs, trainer.start(runs), 120)
     good, idle = results
     assert good.value is not None
     assert idle.value is not None
     assert good.tasks["size"] > 0.7
     assert good.value > idle.value
     assert good.train_loss < idle.train_loss
-    assert good.epoch == state.epoch == 15
+    assert good.step == state.step == 120
     assert set(good.tasks) == {"size", "grade"}
     assert good.reason is None
     assert good.seconds > 0
@@ -289,8 +289,8 @@ class TestCuda:
         runs = runs_of(how, {**how, "backbone.dropout": 0.2})
         found = []
         for device in (CPU, torch.device("cuda")):
-            trainer = Trainer(suite, 3, device)
-            results, state = trainer.train(runs, trainer.start(runs), 3)
+            trainer = Trainer(suite, 9, device)
+            results, state = trainer.train(runs, trainer.start(runs), 9)
             assert state.values.dtype == torch.float32
             assert state.values.device.type == device.type
             found.append([r.train_loss for r in results])

@@ -16,6 +16,7 @@ from autometa.searching.costs import costs_of
 from autometa.searching.units import WorkUnit, run_unit
 from autometa.tasks import EpisodeShape, EpisodicSuite
 from autometa.tasks.sinusoid import sinusoid_episodes
+from autometa.training.budget import epochs_in_steps
 from autometa.training.episodes import TrainingEpisodes
 from autometa.training.population import Trainer
 from autometa.training.scoring import evaluate_episodes
@@ -82,8 +83,8 @@ class TestTraining:
         )
         common = {"adaptation.width": 24, "optimizer.batch_tasks": 25, "optimizer.lr": 0.02}
         runs = runs_of({"optimizer.lr": 1e-9}, {}, **common)
-        trainer = Trainer(suite, 20, CPU)
-        results, state = trainer.train(runs, trainer.start(runs), 20)
+        trainer = Trainer(suite, 240, CPU)
+        results, state = trainer.train(runs, trainer.start(runs), 240)
         idle, good = results
         assert good.value > idle.value + 0.1
         assert good.value > 0.8
@@ -217,8 +218,9 @@ class TestRefusals:
         suite = EpisodicSuite.from_suite(pictures(), NWAY, test_shape=test_shape)
         conditioned = {"conditioning.kind": "additive"} if kind == "amortized" else {}
         runs = runs_of({"adaptation.kind": kind, "backbone.width": 32, **conditioned})
-        trainer = Trainer(suite, 8, CPU)
-        (result,), state = trainer.train(runs, trainer.start(runs), 8)
+        length = epochs_in_steps(suite, 8)
+        trainer = Trainer(suite, length, CPU)
+        (result,), state = trainer.train(runs, trainer.start(runs), length)
         episodes = suite.episodes("val")
         found = trainer.predict_episodes(runs, state, episodes)
         assert found.shape == (1, 100, 4 * ways, ways)

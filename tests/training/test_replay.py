@@ -9,7 +9,7 @@ from autometa.training import replay
 from autometa.training.population import Trainer
 from autometa.training.replay import Recordings
 from tests.contracts.test_training import every_case, make_runs
-from tests.small import make_suite
+from tests.small import in_steps, make_suite
 
 CPU = torch.device("cpu")
 
@@ -21,8 +21,8 @@ def test_replayed_training_has_the_same_bits(values, kind, monkeypatch):
     found = []
     for record_from in (1, 10**9):
         monkeypatch.setattr(replay, "RECORD_FROM", record_from)
-        trainer = Trainer(suite, 3, CPU)
-        results, state = trainer.train(runs, trainer.start(runs), 1)
+        trainer = Trainer(suite, 9, CPU)
+        results, state = trainer.train(runs, trainer.start(runs), 3)
         made = list(trainer._recordings._made.values())
         found.append(([r.value for r in results], state, made))
     (replayed, state, recordings), (plain, expected, none) = found
@@ -100,8 +100,8 @@ def test_an_undefined_number_is_the_same_number():
 def test_short_trainings_are_not_recorded(epochs, monkeypatch):
     suite = make_suite("aligned")
     runs = make_runs({})
-    trainer = Trainer(suite, 3, CPU)
-    steps = trainer._train.steps(runs[0].config.optimizer)
+    steps = in_steps(suite, runs[0].config, 1)
+    trainer = Trainer(suite, 3 * steps, CPU)
     monkeypatch.setattr(replay, "RECORD_FROM", 2 * steps)
-    trainer.train(runs, trainer.start(runs), epochs)
+    trainer.train(runs, trainer.start(runs), epochs * steps)
     assert bool(trainer._recordings._made) == (epochs > 1)

@@ -16,7 +16,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
-from autometa.baselines import gbdt_predictions
+from autometa.baselines import PEERS
 from autometa.comparison import Comparison, compare
 from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
 from autometa.metrics import evaluate
@@ -166,17 +166,9 @@ class Judge:
         return one_arm(arm, self._suite.name, score, gbdt)
 
     def _trees(self, test: Rows) -> np.ndarray:
-        train = self._suite.rows("train")
-        return gbdt_predictions(
-            train.x.numpy(),
-            train.y.numpy(),
-            test.x.numpy(),
-            task_specs(self._suite.without_test()),
-            mask_train=train.mask.numpy(),
-            task_train=_numpy(train.task),
-            task=_numpy(test.task),
-            seed=self._settings.seed,
-        )
+        suite, peer = self._suite.without_test(), PEERS["boosting"]
+        fitted = peer.fit(suite, peer.settings(suite)[0], seed=self._settings.seed)
+        return fitted.predict(test.x.numpy(), _numpy(test.task))
 
     def _refit(self, winner: Finalist, test: dict[str, Any]) -> Script[Path]:
         facts = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from autometa.baselines_episodes import pooled_baselines, support_baselines
+from autometa.baselines.episodes import pooled_baselines, support_baselines
 from autometa.comparison_episodes import MAIN, Method, compare_episodes
 from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
 from autometa.searching.executors import Script

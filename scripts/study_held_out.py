@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from autometa.baselines_episodes import pooled_baselines, support_baselines
+from autometa.baselines.episodes import pooled_baselines, support_baselines
 from autometa.intervals import mean_interval
 from autometa.space import Space
 from autometa.tasks import EpisodeSet, EpisodeShape, EpisodicSuite, load_suite

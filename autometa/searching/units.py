@@ -20,6 +20,7 @@ import torch
 
 from autometa.errors import AutometaError
 from autometa.searching.costs import costs_of
+from autometa.searching.peers import run_peer
 from autometa.tasks import TaskSuite, load_saved
 from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
@@ -64,6 +65,9 @@ class WorkUnit:
         cost: what to say about a network that is trained to the end (`costs.COSTS`); None: nothing.
         measure: `affinity`: no checkpoint and no score, but how the tasks' gradients and losses
             affect each other in training.
+        peer: no network at all: this method of `baselines.PEERS` is tuned and fitted, and written
+            to the checkpoints.
+        seconds_at_most: for all settings of the peer together, but the first; None: no limit.
     """
 
     names: tuple[str, ...]
@@ -85,6 +89,8 @@ class WorkUnit:
     measure: Literal["affinity"] | None = None
     at: tuple[int, ...] = ()
     curve: tuple[int, ...] = ()
+    peer: str | None = None
+    seconds_at_most: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -117,6 +123,7 @@ class UnitResult:
         seconds, probe_seconds: of all, and of measuring what fits and what is fastest.
         curves: for each run its results at the unit's `points`; empty where there is one point.
         affinities: of `measure = "affinity"`: an `Affinity` a run as JSON, None where it failed.
+        peers: of `peer`: what `peers.run_peer` returns.
     """
 
     results: tuple[RunResult, ...]
@@ -127,6 +134,7 @@ class UnitResult:
     most: int | None = None
     curves: tuple[tuple[RunResult, ...], ...] = ()
     affinities: tuple[dict[str, Any] | None, ...] = ()
+    peers: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -137,6 +145,7 @@ class UnitResult:
             "results": tuple(RunResult(**r) for r in data["results"]),
             "curves": tuple(tuple(RunResult(**r) for r in c) for c in data.get("curves", ())),
             "affinities": tuple(data.get("affinities", ())),
+            "peers": tuple(data.get("peers", ())),
             "memory": _pair(data.get("memory")),
         }
         return cls(**{**data, **listed})
@@ -179,8 +188,10 @@ def initial_path(checkpoints: Path) -> Path:
 
 def run_unit(unit: WorkUnit) -> UnitResult:
     """Train the runs of a unit; an error of one run is that run's result."""
-    torch.set_num_threads(unit.threads)
     started = time.perf_counter()
+    if unit.peer is not None:
+        return _peer(unit, unit.peer, started)
+    torch.set_num_threads(unit.threads)
     device = find_device(unit.device)
     if unit.measure == "affinity":
         return _affinities(unit, device, started)
@@ -215,6 +226,20 @@ def run_unit(unit: WorkUnit) -> UnitResult:
         most=None if memory is None else fits,
         curves=tuple(map(tuple, steps)) if len(unit.points) > 1 else (),
     )
+
+
+def _peer(unit: WorkUnit, peer: str, started: float) -> UnitResult:
+    found = run_peer(
+        peer,
+        suite=Path(unit.suite),
+        checkpoints=Path(unit.checkpoints),
+        seed=unit.seeds[0],
+        seconds=unit.seconds_at_most,
+        threads=unit.threads,
+    )
+    seconds = time.perf_counter() - started
+    result = RunResult(unit.to_step, found["value"], seconds=seconds, reason=found["reason"])
+    return UnitResult((result,), seconds=seconds, peers=(found,))
 
 
 def curve_steps(max_steps: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autometa.baselines_episodes import (
+from autometa.baselines.episodes import (
     logistic,
     nearest,
     pooled_baselines,

@@ -1,4 +1,4 @@
-"""The front in Python: `train`, `load_model`. The command line calls them too."""
+"""The front in Python: `train`. The command line calls it too."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from autometa.api.episodic import asked_episodes, load_any
 from autometa.api.results import TrainResult
 from autometa.api.starting import start_of
+from autometa.api.validating import validated
 from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
 from autometa.home import HOME, Home, check_writable
-from autometa.model import Model
+from autometa.model import Model, load_model
 from autometa.searching.settings import MAX_SEED
 from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.training.devices import find_device
@@ -28,6 +29,7 @@ def train(
     *,
     max_epochs: int = 27,
     seed: int = 0,
+    ensemble: int = 1,
     device: str = "auto",
     init_from: str | Path | None = None,
     episodic: bool = False,
@@ -46,6 +48,7 @@ def train(
     Args:
         config: dotted names to values, or a YAML file of them; what is missing takes its default,
             `adaptation.kind` in episodes `finetune`.
+        ensemble: networks that are trained, with seeds from `seed` on, and predict together.
         init_from: a model (folder, or name in the home folder) whose shared blocks it starts from;
             at random if None.
         out: folder of the model; a new one in the home folder if None.
@@ -62,10 +65,13 @@ def train(
         raise UserError(
             f"Parameter `max_epochs` should be at least 1. Found `max_epochs = {max_epochs}`."
         )
-    if not 0 <= seed <= MAX_SEED:
+    if ensemble < 1:
         raise UserError(
-            f"Parameter `seed` should be between 0 and {MAX_SEED}. Found `seed = {seed}`."
+            f"Parameter `ensemble` should be at least 1. Found `ensemble = {ensemble}`."
         )
+    last = MAX_SEED - ensemble + 1
+    if not 0 <= seed <= last:
+        raise UserError(f"Parameter `seed` should be between 0 and {last}. Found `seed = {seed}`.")
     if out is None:
         check_writable(Home.find(home).models, HOME)
     else:
@@ -86,29 +92,22 @@ def train(
     if init_from is not None:
         parsed, initial = start_of(init_from, loaded, parsed, Home.find(home))
     trainer = Trainer(stripped, max_epochs, found, initial)
-    runs = [Run(parsed, seed)]
-    (result,), state = trainer.train(runs, trainer.start(runs), max_epochs)
-    if result.value is None:
-        raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
+    runs = [Run(parsed, seed + number) for number in range(ensemble)]
+    results, state = trainer.train(runs, trainer.start(runs), max_epochs)
+    for result in results:
+        if result.value is None:
+            raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
+    value, tasks, calibration = validated(trainer, stripped, runs, state)
     facts = {
         "suite": loaded.name,
         "fingerprint": loaded.fingerprint,
         "epochs": max_epochs,
         "seed": seed,
-        "validation_score": result.value,
+        "validation_score": value,
     }
     folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
-    Model.of(stripped, parsed, state, facts).save(folder)
-    return TrainResult(folder, result.value, result.tasks, time.monotonic() - started)
-
-
-def load_model(path: str | Path) -> Model:
-    """Load a model that a search or `train` left.
-
-    Raises:
-        UserError: the folder holds no model.
-    """
-    return Model.load(path)
+    Model.of(stripped, parsed, state, facts, calibration).save(folder)
+    return TrainResult(folder, value, tasks, time.monotonic() - started)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -128,7 +127,7 @@ def _check_out(out: Path) -> None:
     """Refuse a folder that cannot be written, or in which something else would be lost."""
     check_writable(out, "Parameter `out` (`--out`)")
     if (out / "model.json").exists():
-        if {"study", "adapted"} & Model.load(out).facts.keys():
+        if {"study", "adapted"} & load_model(out).facts.keys():
             raise UserError(
                 "Parameter `out` (`--out`) should not be the folder of a model of a search or one "
                 f"that was adapted, which would be lost. Found `{out}`."

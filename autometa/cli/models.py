@@ -72,6 +72,14 @@ def train(
             help="Seed of the training; the split of the rows stays.",
         ),
     ] = 0,
+    ensemble: Annotated[
+        int,
+        typer.Option(
+            metavar="M",
+            callback=options.at_least(1),
+            help="Train M networks, with seeds from --seed on, that predict together.",
+        ),
+    ] = 1,
     device: options.Device = "auto",
     home: options.Home = None,
     json: options.Json = False,
@@ -97,6 +105,7 @@ def train(
             chosen,
             max_epochs=max_epochs,
             seed=seed,
+            ensemble=ensemble,
             device=device,
             init_from=init_from,
             episodic=episodic,
@@ -202,8 +211,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Add the ends of the interval that holds this share of new values, e.g. 0.9; for "
-            "adapted models that say how sure they are.",
+            help="Add the ends of the interval that holds this share of new values, e.g. 0.9; of "
+            "numbers, and for adapted models that say how sure they are.",
         ),
     ] = None,
     home: options.Home = None,

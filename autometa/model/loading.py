@@ -17,7 +17,7 @@ _LOADERS: dict[str, Callable[[Path], Model | PeerModel]] = {
 
 
 def load_model(folder: str | Path) -> Model | PeerModel:
-    """A model that was saved.
+    """Load a model that a search or `train` left: networks, or scikit-learn's.
 
     Raises:
         UserError: the folder holds no model that this version can read.

@@ -18,6 +18,9 @@ EPISODIC = [kind for kind, learner in LEARNERS.items() if learner.episodic]
 #: those that take gradient steps
 STEPPING = [kind for kind in EPISODIC if "test_steps" in LEARNERS[kind].Config.model_fields]
 
+#: those that say how sure they are of a number
+SURE_OF_NUMBERS = [kind for kind in EPISODIC if LEARNERS[kind].has_variance]
+
 #: what a new task is, by the column that holds its labels
 NEW_TASKS = {
     "size": NewTask("regression", "rmse", "size", "site", mean=100.0, std=20.0),

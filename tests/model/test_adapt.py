@@ -15,7 +15,14 @@ from autometa.learners import LEARNERS, Batch
 from autometa.model import Model
 from autometa.networks import Step
 from autometa.trial import build
-from tests.meta_models import EPISODIC, STEPPING, learners_for, make_images, make_meta
+from tests.meta_models import (
+    EPISODIC,
+    STEPPING,
+    SURE_OF_NUMBERS,
+    learners_for,
+    make_images,
+    make_meta,
+)
 from tests.small import make_table
 
 EACH = pytest.mark.parametrize("kind", EPISODIC)
@@ -27,7 +34,6 @@ EVERY = pytest.mark.parametrize(
         for kind in learners_for(target)
     ],
 )
-SURE = [kind for kind in EPISODIC if LEARNERS[kind].has_variance]
 
 
 def rows_of(target: str, rows: int = 14, seed: int = 0) -> pd.DataFrame:
@@ -219,7 +225,7 @@ class TestWays:
 
 
 class TestInterval:
-    @pytest.mark.parametrize("kind", SURE)
+    @pytest.mark.parametrize("kind", SURE_OF_NUMBERS)
     def test_it_is_gaussian_with_the_learners_moments(self, kind):
         model = make_meta(kind)
         rows, new = rows_of("size").dropna(), make_table(9, seed=5)

@@ -211,8 +211,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Add the ends of the interval that holds this share of new values, e.g. 0.9; of "
-            "numbers, and for adapted models that say how sure they are.",
+            help="Add to numbers the ends of the interval that holds this share of new values, "
+            "e.g. 0.9. Of adapted models, for those that say how sure they are.",
         ),
     ] = None,
     home: options.Home = None,

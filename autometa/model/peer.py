@@ -113,7 +113,7 @@ class PeerModel(Predictor):
         path = folder / _FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            import_module("autometa.baselines.storing").save_estimators(
+            import_module("autometa.baselines.storing").write_estimators(
                 self.fitted.estimators, path
             )
         except OSError as exc:
@@ -187,7 +187,7 @@ class PeerModel(Predictor):
 
 def _fitted(facts: Mapping[str, Any], path: Path) -> Fitted:
     # loaded when there is one to load: scikit-learn takes a second
-    estimators = import_module("autometa.baselines.storing").load_estimators(path)
+    estimators = import_module("autometa.baselines.storing").read_estimators(path)
     found: Fitted = import_module("autometa.baselines.fitted").FittedPeer.from_parts(
         facts, estimators
     )

@@ -18,6 +18,9 @@ EPISODIC = [kind for kind, learner in LEARNERS.items() if learner.episodic]
 #: those that take gradient steps
 STEPPING = [kind for kind in EPISODIC if "test_steps" in LEARNERS[kind].Config.model_fields]
 
+#: those that say how sure they are of a number
+SURE_OF_NUMBERS = [kind for kind in EPISODIC if LEARNERS[kind].has_variance]
+
 #: what a new task is, by the column that holds its labels
 NEW_TASKS = {
     "size": NewTask("regression", "rmse", "size", "site", mean=100.0, std=20.0),
@@ -33,7 +36,13 @@ def learners_for(target: str) -> list[str]:
 
 
 def make_meta(
-    kind: str, target: str = "size", *, images: bool = False, ways: int = 3, **values: Any
+    kind: str,
+    target: str = "size",
+    *,
+    images: bool = False,
+    ways: int = 3,
+    members: int = 1,
+    **values: Any,
 ) -> Model:
     """A model that was trained in episodes of 4 support rows (of each class)."""
     new = NEW_TASKS[target]
@@ -46,9 +55,15 @@ def make_meta(
         flat["conditioning.kind"] = "multiplicative"
     config = make_config({**flat, **values})
     generator = torch.Generator().manual_seed(3)
-    params, buffers = build(config, problem).init(generator)
-    # what starts at zero says nothing about the support rows
-    params = {n: p + 0.1 * torch.randn(p.shape, generator=generator) for n, p in params.items()}
+    drawn = []
+    for _ in range(members):
+        params, buffers = build(config, problem).init(generator)
+        # what starts at zero says nothing about the support rows
+        noise = {n: 0.1 * torch.randn(p.shape, generator=generator) for n, p in params.items()}
+        drawn.append(({n: p + noise[n] for n, p in params.items()}, buffers))
+    params, buffers = (
+        {n: torch.stack([one[part][n] for one in drawn]) for n in drawn[0][part]} for part in (0, 1)
+    )
     facts = {"suite": "small"}
     return Model(
         config, problem, (), encoder, new.target, new.task_column, params, buffers, facts, new

@@ -413,7 +413,7 @@ class TestCommandLine:
         assert "trials started from model old-train-1 (3 blocks, " in found.stdout
         # columns in another order: the first layer was put in order
         first = Initial.load(Home.find(tmp_path).initial("new-1")).params["blocks.0.weight"]
-        earlier = Model.load(tmp_path / "models" / "old-train-1").params["blocks.0.weight"]
+        earlier = Model.load(tmp_path / "models" / "old-train-1").member(0)[0]["blocks.0.weight"]
         assert torch.equal(first, earlier.flip(1))
 
     def test_mistakes_are_one_sentence(self, tmp_path: Path, table: Path) -> None:

@@ -59,7 +59,7 @@ def _of_model(model: Model, path: Path, suite: TaskSuite | EpisodicSuite) -> Can
     else:
         own = _answers(Problem.of(suite), suite.tasks, ())
     head = answers is not None and answers == own
-    initial = Initial.of(model.config, model.problem, model.params, head=head)
+    initial = Initial.of(model.config, model.problem, model.member(0)[0], head=head)
     if not initial.blocks:
         kind = model.config.flat()["sharing.kind"]
         raise Unfit(f"its tasks have no block in common (`sharing.kind = {kind}`)")

@@ -1,4 +1,4 @@
-"""The front in Python: `train`, `load_model`. The command line calls them too."""
+"""The front in Python: `train`. The command line calls it too."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from autometa.api.episodic import asked_episodes, load_any
 from autometa.api.results import TrainResult
 from autometa.api.starting import start_of
+from autometa.api.validating import validated
 from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
 from autometa.home import HOME, Home, check_writable
-from autometa.model import Model
+from autometa.model import Model, load_model
 from autometa.searching.promotion import ladder
 from autometa.searching.settings import MAX_SEED
-from autometa.searching.units import best_point
 from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.training.budget import check_length, full_length, with_batch_size
 from autometa.training.devices import find_device
-from autometa.training.population import RunResult, Trainer
+from autometa.training.population import Trainer
 from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 
@@ -32,6 +32,7 @@ def train(
     max_steps: int | None = None,
     max_epochs: int | None = None,
     seed: int = 0,
+    ensemble: int = 1,
     device: str = "auto",
     init_from: str | Path | None = None,
     episodic: bool = False,
@@ -53,6 +54,7 @@ def train(
             `adaptation.kind` in episodes `finetune`.
         max_steps: optimizer steps; by the suite if None, as in `search`.
         max_epochs: the same in passes over the training rows, in place of `max_steps`.
+        ensemble: networks that are trained, with seeds from `seed` on, and predict together.
         init_from: a model (folder, or name in the home folder) whose shared blocks it starts from;
             at random if None.
         out: folder of the model; a new one in the home folder if None.
@@ -66,10 +68,13 @@ def train(
         values.setdefault("adaptation.kind", "finetune")
     parsed = TrialConfig.from_flat(values)
     check_length(max_steps, max_epochs)
-    if not 0 <= seed <= MAX_SEED:
+    if ensemble < 1:
         raise UserError(
-            f"Parameter `seed` should be between 0 and {MAX_SEED}. Found `seed = {seed}`."
+            f"Parameter `ensemble` should be at least 1. Found `ensemble = {ensemble}`."
         )
+    last = MAX_SEED - ensemble + 1
+    if not 0 <= seed <= last:
+        raise UserError(f"Parameter `seed` should be between 0 and {last}. Found `seed = {seed}`.")
     if out is None:
         check_writable(Home.find(home).models, HOME)
     else:
@@ -92,44 +97,43 @@ def train(
     length = full_length(loaded, max_steps, max_epochs)
     parsed = with_batch_size(parsed, loaded)
     trainer = Trainer(stripped, length, found, initial)
-    result, state = _best(trainer, Run(parsed, seed))
-    if result.value is None:
-        raise UserError(f"{result.reason} Lower `optimizer.lr` (now {parsed.optimizer.lr:g}).")
+    runs = [Run(parsed, seed + number) for number in range(ensemble)]
+    steps, state = _best(trainer, runs)
+    value, tasks, calibration = validated(trainer, stripped, runs, state)
     facts = {
         "suite": loaded.name,
         "fingerprint": loaded.fingerprint,
-        "steps": result.step,
+        "steps": steps,
         "max_steps": length,
         "seed": seed,
-        "validation_score": result.value,
+        "validation_score": value,
     }
     folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
-    Model.of(stripped, parsed, state, facts).save(folder)
-    return TrainResult(folder, result.value, result.tasks, time.monotonic() - started)
+    Model.of(stripped, parsed, state, facts, calibration).save(folder)
+    return TrainResult(folder, value, tasks, time.monotonic() - started)
 
 
-def _best(trainer: Trainer, run: Run) -> tuple[RunResult, PopulationState]:
-    """The run after the length that it counts with; as it ended if it reached nothing."""
-    state = trainer.start([run])
-    reached: list[RunResult] = []
-    best = None
-    for step in ladder(trainer.max_steps):
-        (result,), state = trainer.train([run], state, step)
-        reached.append(result)
-        if best_point(reached) is result:
-            best = result, state.select([0])
-        if result.reason is not None:
-            break
-    return best or (reached[-1], state)
-
-
-def load_model(path: str | Path) -> Model:
-    """Load a model that a search or `train` left.
+def _best(trainer: Trainer, runs: list[Run]) -> tuple[int, PopulationState]:
+    """The length at which the runs are best in the mean, and the runs there.
 
     Raises:
-        UserError: the folder holds no model.
+        UserError: one of them has a score nowhere.
     """
-    return Model.load(path)
+    state = trainer.start(runs)
+    best: tuple[float, int, PopulationState] | None = None
+    for step in ladder(trainer.max_steps):
+        results, state = trainer.train(runs, state, step)
+        if reason := next((r.reason for r in results if r.value is None), None):
+            if best is None:
+                rate = runs[0].config.optimizer.lr
+                raise UserError(f"{reason} Lower `optimizer.lr` (now {rate:g}).")
+            break  # it diverged later, and counts with what it had
+        mean = sum(result.value or 0.0 for result in results) / len(results)
+        if best is None or mean > best[0]:
+            best = mean, step, state.select(range(len(runs)))
+    if best is None:
+        raise UserError("The runs have no score. Give the suite validation rows.")
+    return best[1], best[2]
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _check_out(out: Path) -> None:
     """Refuse a folder that cannot be written, or in which something else would be lost."""
     check_writable(out, "Parameter `out` (`--out`)")
     if (out / "model.json").exists():
-        if {"study", "adapted"} & Model.load(out).facts.keys():
+        if {"study", "adapted"} & load_model(out).facts.keys():
             raise UserError(
                 "Parameter `out` (`--out`) should not be the folder of a model of a search or one "
                 f"that was adapted, which would be lost. Found `{out}`."

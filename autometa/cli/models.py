@@ -73,6 +73,14 @@ def train(
             help="Seed of the training; the split of the rows stays.",
         ),
     ] = 0,
+    ensemble: Annotated[
+        int,
+        typer.Option(
+            metavar="M",
+            callback=options.at_least(1),
+            help="Train M networks, with seeds from --seed on, that predict together.",
+        ),
+    ] = 1,
     device: options.Device = "auto",
     home: options.Home = None,
     json: options.Json = False,
@@ -99,6 +107,7 @@ def train(
             max_steps=max_steps,
             max_epochs=max_epochs,
             seed=seed,
+            ensemble=ensemble,
             device=device,
             init_from=init_from,
             episodic=episodic,
@@ -204,8 +213,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Add the ends of the interval that holds this share of new values, e.g. 0.9; for "
-            "adapted models that say how sure they are.",
+            help="Add to numbers the ends of the interval that holds this share of new values, "
+            "e.g. 0.9. Of adapted models, for those that say how sure they are.",
         ),
     ] = None,
     home: options.Home = None,

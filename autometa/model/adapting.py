@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import norm
 from torch import Tensor
 
 from autometa.config import Config
@@ -143,26 +144,29 @@ def moments_of_episode(
     return mean, variance
 
 
-def check_interval(kind: str, task: Task, interval: float, proba: bool) -> None:
-    """Raise UserError where a prediction interval cannot be had."""
-    if not 0 < interval < 1:
-        raise UserError(
-            "Parameter `interval` should be a probability between 0 and 1, such as 0.9. "
-            f"Found `interval = {interval}`."
-        )
-    if proba:
-        raise UserError("Give either `proba` (of classes) or `interval` (of numbers), not both.")
+def gaussian_reach(
+    mean: Float[np.ndarray, "member row"], variance: Float[np.ndarray, "member row"], level: float
+) -> Float[np.ndarray, " row"]:
+    """Half the length of the central Gaussian interval, in standardised units.
+
+    Its variance is that of the members' mixture: the mean of theirs, plus that of their means.
+
+    Args:
+        mean, variance: of standardised values, noise included.
+        level: its probability.
+    """
+    total = variance.astype(np.float64).mean(0) + mean.astype(np.float64).var(0)
+    return np.asarray(norm.ppf(0.5 + level / 2) * np.sqrt(total))
+
+
+def check_is_sure(kind: str) -> None:
+    """Raise UserError where a learner does not say how sure its predictions are."""
     if not LEARNERS[kind].has_variance:
         able = [name for name, one in LEARNERS.items() if one.has_variance]
         raise UserError(
             f"Parameter `interval` is for models that say how sure they are "
             f"({', '.join(f'`adaptation.kind = {name}`' for name in able)}). "
             f"Found `adaptation.kind = {kind}`."
-        )
-    if task.kind != "regression":
-        raise UserError(
-            f"Parameter `interval` is for numbers; `{task.name}` has classes, use `proba`. "
-            f"Found `interval = {interval}`."
         )
 
 

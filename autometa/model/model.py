@@ -1,12 +1,11 @@
-"""A trained model: everything that is needed to predict, in one folder without pickles."""
+"""A trained network, or several of one kind as an ensemble, in one folder without pickles."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,35 +14,37 @@ from torch import Tensor, nn
 
 from autometa.balancing import EqualConfig
 from autometa.config import parse
-from autometa.errors import DataError, InfrastructureError, UserError, nearest
+from autometa.ensembles import mixture
+from autometa.errors import UserError
 from autometa.learners import Learner
 from autometa.model import adapting
-from autometa.model.outputs import Module, class_probabilities, interval_of, labels_of
+from autometa.model.conformal import Calibration
+from autometa.model.outputs import Module, task_logits
+from autometa.model.predictor import Predictor, Reading, inference_seconds, read_members
+from autometa.model.storing import FORMAT, NETWORK, read_facts, write_facts
 from autometa.networks import Problem
 from autometa.sharing import Params
 from autometa.tasks import EpisodicSuite, Task, TaskSuite
 from autometa.tasks.encoder import Encoder, encoder_from_json
 from autometa.tasks.support import NewTask, read_support
-from autometa.tasks.task import task_numbers
 from autometa.training.predicting import predict
 from autometa.training.state import Layout, PopulationState, read_tensors, write_tensors
 from autometa.trial import TrialConfig, build
 
-_FORMAT = 1
 _FACTS = {"config", "problem", "tasks", "encoder", "target", "task_column", "facts"}
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A network with its weights, and how a table becomes its input.
+class Model(Predictor):
+    """Networks of one configuration that predict together, and how a table becomes their input.
 
     Attributes:
         config: what was trained.
         tasks: what it predicts, in order; none where it was trained in episodes, until it is
             adapted to one.
-        params: θ, or φ where it is adapted.
-        facts: where it comes from: suite, study, epochs, seed, scores; `adapted`: what it was
-            adapted to.
+        params, buffers: θ, or φ where it is adapted; leaves [member, …].
+        facts: where it comes from: suite, study, epochs, seed, scores; `members`, `parameters` and
+            `inference_seconds_per_1000_rows`; `adapted`: what it was adapted to.
         new_task: what is known of every task, where it was trained in episodes.
     """
 
@@ -57,6 +58,7 @@ class Model:
     buffers: Params
     facts: dict[str, Any] = field(default_factory=dict)
     new_task: NewTask | None = None
+    calibration: Calibration | None = None
 
     @classmethod
     def of(
@@ -65,24 +67,59 @@ class Model:
         config: TrialConfig,
         state: PopulationState,
         facts: dict[str, Any],
+        calibration: Calibration | None = None,
     ) -> Model:
-        """The first run of a population as a model."""
+        """All runs of a population as the members of one model.
+
+        Args:
+            config: of every run.
+            calibration: what its intervals are made of (`conformal.calibrate`).
+        """
         problem = Problem.of(suite)
-        params, _ = build(config, problem).init(torch.Generator().manual_seed(0))
-        leaves = Layout(params).unpack(state.values[0].detach().cpu())
-        tasks = () if isinstance(suite, EpisodicSuite) else suite.tasks
+        layout = Layout(build(config, problem).init(torch.Generator().manual_seed(0))[0])
+        leaves = layout.unpack(state.values[:, : layout.size].detach().cpu().contiguous())
         new = NewTask.of(suite) if isinstance(suite, EpisodicSuite) else None
-        return cls(
+        made = cls(
             config,
             problem,
-            tasks,
+            () if isinstance(suite, EpisodicSuite) else suite.tasks,
             suite.encoder,
             suite.target,
             suite.task_column,
             {name: leaf.clone() for name, leaf in leaves.items()},
-            {name: buffer[0].detach().cpu() for name, buffer in state.buffers.items()},
+            {name: buffer.detach().cpu().clone() for name, buffer in state.buffers.items()},
             facts,
             new,
+            calibration,
+        )
+        size: dict[str, Any] = {"members": made.members, "parameters": made.n_parameters}
+        if new is None:
+            size["inference_seconds_per_1000_rows"] = inference_seconds(made)
+        return replace(made, facts={**facts, **size})
+
+    @property
+    def members(self) -> int:
+        """Networks that predict together, M."""
+        return len(next(iter(self.params.values())))
+
+    @property
+    def n_parameters(self) -> int:
+        """Of all members."""
+        return sum(leaf.numel() for leaf in self.params.values())
+
+    @property
+    def layout(self) -> Literal["aligned", "grouped"]:
+        return self.problem.layout
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self.problem.feature_shape
+
+    def member(self, number: int) -> tuple[Params, Params]:
+        """Parameters and buffers of one network."""
+        return (
+            {name: leaf[number] for name, leaf in self.params.items()},
+            {name: leaf[number] for name, leaf in self.buffers.items()},
         )
 
     def save(self, folder: Path) -> Path:
@@ -93,9 +130,8 @@ class Model:
         """
         tensors = {f"params.{n}": t for n, t in self.params.items()}
         tensors |= {f"buffers.{n}": t for n, t in self.buffers.items()}
-        write_tensors(tensors, {"format": str(_FORMAT)}, folder / "weights.safetensors")
+        write_tensors(tensors, {"format": str(FORMAT)}, folder / "weights.safetensors")
         facts = {
-            "format": _FORMAT,
             "config": self.config.flat(),
             "problem": self.problem.model_dump(mode="json"),
             "tasks": [task.to_json() for task in self.tasks],
@@ -104,39 +140,30 @@ class Model:
             "task_column": self.task_column,
             "facts": self.facts,
             "new_task": None if self.new_task is None else self.new_task.to_json(),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
         }
-        path = folder / "model.json"
-        try:
-            path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        except OSError as exc:
-            raise InfrastructureError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
+        write_facts(folder, NETWORK, facts)
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> Model:
-        """The inverse of `save`.
+        """The inverse of `save`; models of format 1 have one member.
 
         Raises:
-            UserError: the folder holds no model that this version can read.
+            UserError: the folder holds no network that this version can read.
         """
         path = Path(folder)
-        try:
-            facts = json.loads((path / "model.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
-            raise UserError(f"Folder `{path}` holds no autometa model ({exc}).") from None
-        found = facts.get("format") if isinstance(facts, dict) else None
-        if found != _FORMAT:
+        found = read_facts(path)
+        if found["kind"] != NETWORK:
             raise UserError(
-                f"Model `{path}` has format {found}; this version reads {_FORMAT}. "
-                "Install the version of autometa that wrote it."
+                f"Model `{path}` is no network ({found.get('words', found['kind'])}), and a "
+                "network is needed here. `autometa train` makes one, and `autometa search "
+                "--deliver network` keeps to them."
             )
-        missing = _FACTS - set(facts)
-        if missing:
-            raise UserError(
-                f"Folder `{path}` holds no autometa model (no {', '.join(sorted(missing))} in "
-                "model.json)."
-            )
+        facts = read_facts(path, _FACTS)
         tensors, _ = read_tensors(path / "weights.safetensors")
+        if facts["format"] == 1:
+            tensors = {name: leaf[None] for name, leaf in tensors.items()}
         return cls(
             TrialConfig.from_flat(facts["config"]),
             parse(Problem, facts["problem"]),
@@ -148,6 +175,7 @@ class Model:
             {n[8:]: t for n, t in tensors.items() if n.startswith("buffers.")},
             facts["facts"],
             NewTask.from_json(facts["new_task"]) if facts.get("new_task") else None,
+            Calibration.from_json(facts["calibration"]) if facts.get("calibration") else None,
         )
 
     def adapt(
@@ -159,7 +187,7 @@ class Model:
         steps: int | None = None,
         rate: float | None = None,
     ) -> Model:
-        """The model of a new task, from a few labelled rows.
+        """The model of a new task, from a few labelled rows that every member adapts to.
 
         Rows without a label are left out. `facts["adapted"]` of what is returned says what was
         learned from, how well it is fitted, and where conditions differ from those of training.
@@ -188,66 +216,28 @@ class Model:
         learner = made._learner()
         found = read_support(self.new_task, self.encoder, support, target=target, labels=labels)
         adapting.check_ways(learner, self._adaptation, found.task)
+        adapted = [
+            adapting.adapt(learner, *self.member(number), found) for number in range(self.members)
+        ]
         made = replace(
             made,
             tasks=(found.task,),
             target=found.task.name,
-            params=adapting.adapt(learner, self.params, self.buffers, found),
+            params={name: torch.stack([one[name] for one in adapted]) for name in adapted[0]},
         )
-        told = adapting.told(learner, config, found, made._outputs(found.x, None)[0])
+        told = adapting.told(learner, config, found, made._read(found.x, None, (0,), None).out[0])
         return replace(made, facts={**self.facts, "adapted": told})
 
-    def predict(
-        self,
-        table: pd.DataFrame | np.ndarray | Tensor,
-        tasks: str | Sequence[Any] | None = None,
-        *,
-        proba: bool = False,
-        interval: float | None = None,
-    ) -> pd.DataFrame:
-        """Predictions in original units and labels.
-
-        Args:
-            table: rows as they were given to the search; extra columns are ignored. Images as
-                an array [row, height, width] or [row, channel, height, width].
-            tasks: aligned models: which targets to predict (all if not given). Grouped models:
-                the task of each row, or one task for all; taken from the table's task column if
-                not given.
-            proba: class probabilities instead of labels, one column a class.
-            interval: e.g. 0.9: the ends of the interval that holds the new value with this
-                probability, in columns `…_lower` and `…_upper`; for models adapted by a learner
-                that says how sure it is.
-
-        Returns:
-            One row an input row, with the table's index. Aligned: a column a target (with
-            `proba`, `target=label` columns). Grouped: the task column and `prediction`.
-
-        Raises:
-            DataError: a column is missing, a task is unknown.
-            UserError: the model was trained in episodes and not adapted, or knows no `interval`.
-        """
-        adapting.check_is_adapted(self.problem, self.tasks)
-        if interval is not None:
-            adapting.check_interval(self._adaptation, self.tasks[0], interval, proba)
-        if self.encoder is None:
-            x = torch.as_tensor(np.asarray(table), dtype=torch.float32)
-        else:
-            x = self.encoder.encode(table)
-        index = table.index if isinstance(table, pd.DataFrame) else pd.RangeIndex(len(x))
-        if self.problem.layout == "aligned":
-            found = self._predict_aligned(x, index, tasks, proba)
-            return found if interval is None else self._with_interval(found, x, interval)
-        return self._predict_grouped(x, index, table, tasks, proba)
-
     def module(self) -> nn.Module:
-        """The network as a plain `nn.Module`: x and, if grouped, task numbers in, outputs out.
+        """The networks as one `nn.Module`: x and, if grouped, task numbers in, outputs out.
 
         Raises:
             UserError: the model was trained in episodes and not adapted.
         """
         adapting.check_is_adapted(self.problem, self.tasks)
         classes = adapting.n_classes(self.tasks[0]) if self.problem.episode else None
-        return Module(self._learner(), self.params, self.buffers, classes)
+        members = [self.member(number) for number in range(self.members)]
+        return Module(self._learner(), members, self.tasks, classes)
 
     @property
     def _adaptation(self) -> str:
@@ -259,80 +249,28 @@ class Model:
         config = self.config.model_copy(update={"balancing": EqualConfig()})
         return build(config, self.problem)
 
-    def _outputs(self, x: Tensor, task: Tensor | None) -> np.ndarray:
-        """[task, row, output] aligned, [row, output] grouped."""
+    def _check_ready(self, interval: float | None, proba: bool) -> None:
+        adapting.check_is_adapted(self.problem, self.tasks)
+        if interval is not None and not proba and self.problem.episode is not None:
+            adapting.check_is_sure(self._adaptation)
+
+    def _read(
+        self, x: Tensor, task: Tensor | None, wanted: Sequence[int], level: float | None
+    ) -> Reading:
         if self.problem.episode is not None:
-            found = adapting.predict_episode(
-                self._learner(), self.params, self.buffers, x, self.tasks[0]
-            )
-            return found[None]
-        stacked = {n: t[None] for n, t in self.params.items()}
-        buffers = {n: t[None] for n, t in self.buffers.items()}
-        return predict(self._learner(), stacked, buffers, x, task, torch.device("cpu"))[0]
+            return self._read_adapted(x, level)
+        learner, cpu = self._learner(), torch.device("cpu")
+        members = predict(learner, self.params, self.buffers, x, task, cpu)
+        return read_members(members, self, task, wanted, level)
 
-    def _predict_aligned(
-        self, x: Tensor, index: pd.Index, tasks: str | Sequence[Any] | None, proba: bool
-    ) -> pd.DataFrame:
-        names = [task.name for task in self.tasks]
-        wanted = names if tasks is None else [tasks] if isinstance(tasks, str) else list(tasks)
-        if not wanted:
-            raise DataError(
-                f"Parameter `tasks` should name at least one of {', '.join(map(str, names))}."
-            )
-        for name in wanted:
-            if name not in names:
-                raise DataError(f"The model has no target `{name}`.{nearest(name, names)}")
-        out = self._outputs(x, None)
-        columns: dict[str, Any] = {}
-        for name in wanted:
-            number = names.index(name)
-            task = self.tasks[number]
-            if proba and task.kind != "regression":
-                shares = class_probabilities(task, out[number])
-                for label, share in zip(task.classes, shares.T, strict=True):
-                    columns[f"{name}={label}"] = share
-            else:
-                columns[name] = labels_of(task, out[number])
-        return pd.DataFrame(columns, index=index)
-
-    def _with_interval(self, found: pd.DataFrame, x: Tensor, level: float) -> pd.DataFrame:
-        task = self.tasks[0]
-        mean, variance = adapting.moments_of_episode(
-            self._learner(), self.params, self.buffers, x, task
-        )
-        lower, upper = interval_of(task, mean, variance, level)
-        return found.assign(**{f"{task.name}_lower": lower, f"{task.name}_upper": upper})
-
-    def _predict_grouped(
-        self, x: Tensor, index: pd.Index, table: Any, tasks: Any, proba: bool
-    ) -> pd.DataFrame:
-        column = self.task_column or "task"
-        if tasks is None:
-            if not isinstance(table, pd.DataFrame) or column not in table:
-                raise DataError(
-                    f"The table has no column `{column}`, which says the task of each row. Add "
-                    "it, or name the task."
-                )
-            tasks = table[column]
-        elif isinstance(tasks, str) or np.ndim(tasks) == 0:
-            tasks = [tasks] * len(x)
-        numbers = task_numbers(self.tasks, tasks)
-        if len(numbers) != len(x):
-            raise DataError(f"There are {len(x)} rows and {len(numbers)} tasks given for them.")
-        out = self._outputs(x, numbers)
-        found = pd.Series([None] * len(x), dtype=object)
-        shares = pd.DataFrame(index=range(len(x)))
-        for number in torch.unique(numbers).tolist():
-            task, rows = self.tasks[number], (numbers == number).numpy()
-            found[rows] = list(labels_of(task, out[rows]))
-            if proba and task.kind != "regression":
-                for label, share in zip(
-                    task.classes, class_probabilities(task, out[rows]).T, strict=True
-                ):
-                    shares.loc[rows, f"{self.target or 'prediction'}={label}"] = share
-        if proba and len(shares.columns):
-            result = shares
-        else:
-            result = pd.DataFrame({"prediction": found.infer_objects()})
-        result.insert(0, column, [self.tasks[number].name for number in numbers.tolist()])
-        return result.set_axis(index, axis=0)
+    def _read_adapted(self, x: Tensor, level: float | None) -> Reading:
+        learner, task = self._learner(), self.tasks[0]
+        members = [self.member(number) for number in range(self.members)]
+        found = [adapting.predict_episode(learner, *one, x, task) for one in members]
+        outputs = torch.from_numpy(np.stack(found))[:, None]
+        out = mixture(outputs, task_logits(self.tasks)).numpy()
+        if level is None:
+            return Reading(out)
+        moments = [adapting.moments_of_episode(learner, *one, x, task) for one in members]
+        mean, variance = (np.stack(part) for part in zip(*moments, strict=True))
+        return Reading(out, adapting.gaussian_reach(mean, variance, level)[None])

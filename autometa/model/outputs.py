@@ -1,14 +1,16 @@
-"""A network's outputs: to labels, probabilities and intervals, and as an `nn.Module`."""
+"""What models put out: as labels and probabilities, and networks as an `nn.Module`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from scipy.special import expit, softmax
-from scipy.stats import norm
 from torch import Tensor, nn
 
+from autometa.ensembles import mixture
 from autometa.learners import Learner
 from autometa.sharing import Params
 from autometa.tasks import Task
@@ -31,52 +33,63 @@ def class_probabilities(task: Task, out: np.ndarray) -> np.ndarray:
     return np.asarray(softmax(out[:, : task.n_outputs].astype(np.float64), axis=1))
 
 
-def interval_of(
-    task: Task, mean: Float[np.ndarray, " row"], variance: Float[np.ndarray, " row"], level: float
-) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
-    """Ends of the central Gaussian interval, in the task's units.
-
-    Args:
-        mean, variance: of standardised values, noise included.
-        level: its probability.
-    """
-    reach = norm.ppf(0.5 + level / 2) * np.sqrt(variance.astype(np.float64))
-    return task.restore(mean - reach), task.restore(mean + reach)
+def task_logits(tasks: Sequence[Task]) -> Int[Tensor, " task"]:
+    """How many logits of classes each task has, as `ensembles.mixture` takes them."""
+    return torch.tensor([0 if task.kind == "regression" else task.n_outputs for task in tasks])
 
 
 class Module(nn.Module):
-    """The learner's prediction with its parameters registered.
+    """What the members of an ensemble predict together, with their parameters registered.
 
     Args:
+        members: parameters and buffers of each.
+        tasks: what it predicts.
         n_classes: of the task that an episodic learner adapted to.
     """
 
     def __init__(
-        self, learner: Learner, params: Params, buffers: Params, n_classes: int | None = None
+        self,
+        learner: Learner,
+        members: Sequence[tuple[Params, Params]],
+        tasks: Sequence[Task],
+        n_classes: int | None = None,
     ) -> None:
         super().__init__()
         self._learner = learner
         self._n_classes = n_classes
-        self._names = list(params)
-        self.weights = nn.ParameterList([nn.Parameter(params[n].clone()) for n in self._names])
-        self._state = list(buffers)
-        for place, name in enumerate(self._state):
-            self.register_buffer(f"state_{place}", buffers[name].clone())
+        self._members = len(members)
+        first, buffers = members[0]
+        self._names, self._state = list(first), list(buffers)
+        self.weights = nn.ParameterList(
+            [nn.Parameter(params[n].clone()) for params, _ in members for n in self._names]
+        )
+        states = [state[n] for _, state in members for n in self._state]
+        for place, state in enumerate(states):
+            self.register_buffer(f"state_{place}", state.clone())
+        self._logits: Tensor
+        self.register_buffer("_logits", task_logits(tasks), persistent=False)
 
     def forward(self, x: Tensor, tasks: Tensor | None = None) -> Tensor:
-        """Outputs [task, row, output].
+        """Outputs [task, row, output] as `ensembles` says; of one member its own.
 
         Args:
             x: [row, *feature] aligned or adapted; [task, row, *feature] grouped, with `tasks`
                 [task].
         """
-        params = dict(zip(self._names, self.weights, strict=True))
-        buffers = {n: getattr(self, f"state_{i}") for i, n in enumerate(self._state)}
         if self._learner.episodic:
-            tasks = episode_tasks(self._n_classes).to(x.device)
-            return self._learner.predict(params, buffers, x[None], tasks)
-        if tasks is None:
-            tasks = torch.arange(self._learner.problem.n_tasks, device=x.device)
+            x, numbers = x[None], episode_tasks(self._n_classes).to(x.device)
+            logits = self._logits
+        else:
+            every = torch.arange(self._learner.problem.n_tasks, device=x.device)
+            numbers = every if tasks is None else tasks
+            logits = self._logits[numbers]
+        found = [self._member(number, x, numbers) for number in range(self._members)]
+        return mixture(torch.stack(found), logits)
+
+    def _member(self, number: int, x: Tensor, tasks: Tensor) -> Tensor:
+        first, state = number * len(self._names), number * len(self._state)
+        params = {n: self.weights[first + i] for i, n in enumerate(self._names)}
+        buffers = {n: getattr(self, f"state_{state + i}") for i, n in enumerate(self._state)}
         return self._learner.predict(params, buffers, x, tasks)
 
 

@@ -15,7 +15,14 @@ from autometa.learners import LEARNERS, Batch
 from autometa.model import Model
 from autometa.networks import Step
 from autometa.trial import build
-from tests.meta_models import EPISODIC, STEPPING, learners_for, make_images, make_meta
+from tests.meta_models import (
+    EPISODIC,
+    STEPPING,
+    SURE_OF_NUMBERS,
+    learners_for,
+    make_images,
+    make_meta,
+)
 from tests.small import make_table
 
 EACH = pytest.mark.parametrize("kind", EPISODIC)
@@ -27,7 +34,6 @@ EVERY = pytest.mark.parametrize(
         for kind in learners_for(target)
     ],
 )
-SURE = [kind for kind in EPISODIC if LEARNERS[kind].has_variance]
 
 
 def rows_of(target: str, rows: int = 14, seed: int = 0) -> pd.DataFrame:
@@ -38,13 +44,21 @@ def rows_of(target: str, rows: int = 14, seed: int = 0) -> pd.DataFrame:
     return table[["a", "b", "c", target]]
 
 
-def by_hand(model: Model, x: torch.Tensor, y: torch.Tensor, new: torch.Tensor, ways: int | None):
-    """The learner's φ, and its outputs for new rows."""
+def by_hand(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    new: torch.Tensor,
+    ways: int | None,
+    member: int = 0,
+):
+    """The learner's φ, and its outputs for new rows, of one member."""
     learner = build(model.config, model.problem)
     tasks = torch.zeros(1, ways, dtype=torch.int64) if ways else torch.zeros(1, dtype=torch.int64)
     batch = Batch(x[None], y[None], torch.ones(1, len(y), dtype=torch.bool), tasks)
-    phi = learner.adapt(model.params, model.buffers, batch, Step())
-    return learner, phi, learner.predict(phi, model.buffers, new[None], tasks)[0].detach()
+    params, buffers = model.member(member)
+    phi = learner.adapt(params, buffers, batch, Step())
+    return learner, phi, learner.predict(phi, buffers, new[None], tasks)[0].detach()
 
 
 @EVERY
@@ -63,7 +77,7 @@ def test_it_is_the_learners_adapt_and_predict(kind, target):
     ways = 3 if target == "species" else None
     _, phi, out = by_hand(model, encoder.encode(known), y, encoder.encode(new), ways)
     for leaf, value in phi.items():
-        torch.testing.assert_close(adapted.params[leaf], value.detach(), msg=leaf)
+        torch.testing.assert_close(adapted.params[leaf][0], value.detach(), msg=leaf)
     found = adapted.predict(new)[name]
     if task.kind == "regression":
         np.testing.assert_allclose(found, out[:, 0] * task.std + task.mean, rtol=1e-5)
@@ -211,7 +225,7 @@ class TestWays:
 
 
 class TestInterval:
-    @pytest.mark.parametrize("kind", SURE)
+    @pytest.mark.parametrize("kind", SURE_OF_NUMBERS)
     def test_it_is_gaussian_with_the_learners_moments(self, kind):
         model = make_meta(kind)
         rows, new = rows_of("size").dropna(), make_table(9, seed=5)

@@ -1,27 +1,30 @@
-"""What every final comparison does: the best trials again, winners with paired seeds, one refit."""
+"""The trainings of a final comparison: all finalists with paired seeds, longer where it pays, and
+the refit of what is delivered."""
 
 from __future__ import annotations
 
 import shutil
-import statistics
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from optuna.trial import FrozenTrial
 
 from autometa.errors import InfrastructureError
-from autometa.model import Model
+from autometa.levelling import CAP, CHECK_SEEDS, LONGER, Gain, gain_of
 from autometa.searching.bound import Kept
 from autometa.searching.executors import Script
-from autometa.searching.finalists import Rerun, Runs, best_of
+from autometa.searching.finalists import Runs, best_of
 from autometa.searching.progress import Progress
-from autometa.searching.settings import SearchSettings, rerun_seeds, run_seed
-from autometa.searching.units import best_of_unit
-from autometa.space import Arm
+from autometa.searching.promotion import rungs
+from autometa.searching.settings import SearchSettings, run_seed
+from autometa.searching.units import WorkUnit
 from autometa.study import is_advised, is_eligible
-from autometa.training.state import PopulationState, load_run
+from autometa.training.population import RunResult
+from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 
 #: the paired seeds of the final comparison
@@ -31,16 +34,41 @@ _FINAL, _REFIT = 1_000_002, 1_000_003
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """A trial that was run again: its mean score on validation and what it was.
+class Entrant:
+    """A configuration that takes part in the comparison.
 
-    `kept`: whether it keeps to the bound, where one is set for its arm.
+    Attributes:
+        method: whose candidate it is: an arm, or what stands beside the arms.
+        number: of its trial, if it has one.
+        optional: left out if a run of it fails, even if it is its method's only one.
     """
 
-    arm: Arm
-    number: int
+    method: str
+    number: int | None
     config: TrialConfig
+    optional: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Finalist:
+    """An entrant as it was trained with the paired seeds.
+
+    Attributes:
+        budget: steps that its schedule spans.
+        steps: where it was best on validation, in the mean of the seeds: the length it counts with.
+        value: that mean; `tasks` the means of the tasks' scores.
+        state: the runs there, one a seed.
+        kept: whether it keeps to the bound, where one is set for its arm.
+    """
+
+    method: str
+    number: int | None
+    config: TrialConfig
+    budget: int
+    steps: int
     value: float
+    tasks: dict[str, float | None]
+    state: PopulationState = field(repr=False)
     kept: Kept | None = None
 
     @property
@@ -50,6 +78,11 @@ class Finalist:
             return True, self.value
         return False, -self.kept.closest.below
 
+    @property
+    def runs(self) -> list[Run]:
+        """Its runs, for predictions; which seed a run was trained with does not matter there."""
+        return [Run(self.config, k) for k in range(len(self.state))]
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -58,8 +91,8 @@ class Judgement:
     Attributes:
         winners: the winner of each arm that was searched.
         finalists: all that were trained again without fail.
-        test: plain JSON: scores, verdict, tasks.
-        model: folder of the recommended model.
+        test: plain JSON: methods, verdict, tasks.
+        model: folder of the delivered model.
     """
 
     winners: dict[str, Finalist]
@@ -68,12 +101,33 @@ class Judgement:
     model: Path
 
 
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """One run: where it was scored and saved on the way."""
+
+    unit: WorkUnit
+    name: str
+    curve: tuple[RunResult, ...]
+
+    @property
+    def failed(self) -> str | None:
+        """Why it has no score anywhere; a run that diverged late counts with what it had."""
+        if any(result.value is not None for result in self.curve):
+            return None
+        return next((r.reason for r in self.curve if r.reason), "The run has no score.")
+
+    @property
+    def best(self) -> float:
+        return max(result.value for result in self.curve if result.value is not None)
+
+
 class Finals:
     """The trainings of a final comparison, as scripts of units.
 
     Args:
         folder: for the copy of the suite that workers read, and checkpoints.
-        models: folder that the recommended model is written to.
+        models: folder that the delivered model is written to.
+        is_late: whether the time-out has passed; then no longer budget is tried.
     """
 
     def __init__(
@@ -85,34 +139,30 @@ class Finals:
         folder: Path,
         models: Path,
         notify: Callable[[Progress], None],
+        is_late: Callable[[], bool] = lambda: False,
     ) -> None:
         self.settings = settings
         self.study = study
         self.folder = folder
         self._models = models
         self._notify = notify
+        self._is_late = is_late
         self._runs = Runs(folder, fingerprint, settings.max_steps, settings.device)
+        self._seeds = [run_seed(settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
         self._done = 0
         self._total = 0
-        #: name of a final configuration → the steps that each of its runs counts with
-        self.best_steps: dict[str, list[int]] = {}
 
-    def finalists(
-        self,
-        trials: Sequence[FrozenTrial],
-        known: Mapping[str, float],
-        finalist: Callable[[FrozenTrial, Rerun], Finalist],
-    ) -> Script[tuple[Finalist, ...]]:
-        """The best of each arm and what the diagnosis advised, trained again with new seeds.
-
-        Args:
-            known: trial number → mean score over new seeds, where there is one already.
+    def entrants(self, trials: Sequence[FrozenTrial]) -> list[Entrant]:
+        """The best trials of each arm; what a diagnosis advised is among the trials of its arm.
 
         Raises:
-            InfrastructureError: no trial completed, or none could be trained again.
+            InfrastructureError: no trial completed.
         """
-        chosen = [trial for arm in ("sharing", "independent") for trial in best_of(trials, arm)]
-        chosen += [t for t in trials if is_advised(t) and is_eligible(t) and t not in chosen]
+        chosen = [
+            Entrant(arm, trial.number, TrialConfig.from_flat(trial.user_attrs["config"]))
+            for arm in ("sharing", "independent")
+            for trial in best_of(trials, arm)
+        ]
         if not trials:
             raise InfrastructureError(
                 "No trial was started before the time was up, so there is nothing to judge. Resume "
@@ -123,98 +173,187 @@ class Finals:
                 "No trial completed, so there is nothing to judge. `autometa trials "
                 f"{self.study}` gives the reason of each failure; resume with more trials."
             )
-        arms = {trial.user_attrs["arm"] for trial in chosen}
-        new = [trial for trial in chosen if str(trial.number) not in known]
-        self._total = len(new) + len(arms) + 1
-        self.say("The best trials of each arm are run again with new seeds.")
-        seeds = [rerun_seeds(self.settings.seed, trial.number) for trial in new]
-        again = yield from self._runs.rerun(new, seeds)
-        runs = {trial.number: run for trial, run in zip(new, again, strict=True)}
-        runs |= {t.number: Rerun(known[str(t.number)], {}) for t in chosen if t not in new}
-        found = [(trial, runs[trial.number]) for trial in chosen]
-        finalists = tuple(finalist(trial, run) for trial, run in found if run is not None)
-        if not finalists:
-            raise InfrastructureError(
-                "None of the best trials could be trained again: all diverged with new seeds. "
-                "Lower the learning rates of the space and resume with more trials."
-            )
-        return finalists
+        return chosen
 
     def train(
-        self, configs: Mapping[str, TrialConfig], optional: Container[str] = ()
-    ) -> Script[dict[str, PopulationState]]:
-        """Every configuration trained with the same `FINAL_SEEDS` seeds, each run as it was at its
-        best rung on validation; `best_steps` has which that was.
+        self, entrants: Sequence[Entrant], *, longer: bool
+    ) -> Script[tuple[list[Finalist], list[Gain]]]:
+        """Train every entrant with the same `FINAL_SEEDS` seeds.
 
         Args:
-            optional: configurations that are left out if a run of them fails.
+            longer: find out whether the arms have levelled off, and train them longer if not.
+
+        Returns:
+            Those that have a score with every seed, best of a method first, and what each arm
+            gained by each longer budget that was tried.
 
         Raises:
-            InfrastructureError: a run of another one failed.
+            InfrastructureError: of an arm none could be trained again.
         """
-        seeds = [run_seed(self.settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
-        units = [
-            self._runs.unit(f"final-{name}", config.flat(), seeds, keep=True)
-            for name, config in configs.items()
-        ]
-        self._total = self._done + len(units) + 1
-        self.say(f"The winner of each arm is trained with {FINAL_SEEDS} paired seeds.")
-        results = yield units
-        states = {}
-        for name, unit, result in zip(configs, units, results, strict=True):
-            best = best_of_unit(unit, result)
-            failed = [
-                run.reason or "The run has no score."
-                for run, one in zip(result.results, best, strict=True)
-                if one is None
+        budget, gains = self.settings.max_steps, list[Gain]()
+        runs: dict[tuple[int, int], dict[int, _Trained]] = {}
+        last = CAP * budget if longer and not self._is_late() else budget
+        self._total += len(entrants) * (1 if last == budget else 2) + 1
+        self.say(f"The best trials of each arm are trained with {FINAL_SEEDS} paired seeds.")
+        wanted = self._wanted(entrants, budget, range(FINAL_SEEDS))
+        if last > budget:
+            wanted += self._wanted(entrants, LONGER * budget, range(CHECK_SEEDS))
+        yield from self._add(runs, wanted)
+        while last > budget:
+            found = [
+                gain for arm in ("sharing", "independent")
+                if (gain := self._gain(arm, entrants, runs, budget)) is not None
+            ]  # fmt: skip
+            gains += found
+            if not any(gain.gains for gain in found) or self._is_late():
+                break
+            budget *= LONGER
+            wanted = self._wanted(entrants, budget, range(CHECK_SEEDS, FINAL_SEEDS))
+            if budget < last:
+                wanted += self._wanted(entrants, LONGER * budget, range(CHECK_SEEDS))
+            self._total = self._done + len(wanted) + 1
+            self.say(f"An arm gains by longer training: all are trained for {budget:,} steps.")
+            yield from self._add(runs, wanted)
+        finalists, reasons = [], dict[str, str]()
+        for number, entrant in enumerate(entrants):
+            lengths = [
+                some for (k, _), some in runs.items() if k == number and len(some) == FINAL_SEEDS
             ]
-            if failed and name in optional:
-                continue
+            failed = [run.failed for run in lengths[0].values() if run.failed]
             if failed:
-                raise InfrastructureError(f"A final run ({name}) failed: {failed[0]}")
-            self.best_steps[name] = [one.step for one in best if one is not None]
-            states[name] = PopulationState.gather(
-                [
-                    load_run(unit.checkpoint(run, step))
-                    for run, step in zip(unit.names, self.best_steps[name], strict=True)
-                ]
-            )
-        return states
+                reasons[entrant.method] = failed[0]
+                continue
+            finalists.append(self._finalist(entrant, lengths))
+        kept = {finalist.method for finalist in finalists}
+        for entrant in entrants:
+            if entrant.method not in kept and not entrant.optional:
+                raise InfrastructureError(
+                    f"None of the best trials of the {entrant.method} arm could be trained again "
+                    f"with new seeds: {reasons[entrant.method]} Lower the learning rates of the "
+                    "space and resume with more trials."
+                )
+        return finalists, gains
 
     def refit(
-        self, suite: Any, config: TrialConfig, facts: dict[str, Any], steps: Sequence[int]
-    ) -> Script[Path]:
-        """Train and save the recommended model.
+        self, suite: Any, finalist: Finalist, members: int, facts: dict[str, Any]
+    ) -> Script[tuple[PopulationState, dict[str, Any]]]:
+        """Train `members` runs of a finalist's configuration for the length that it counts with.
 
         Args:
             suite: its training and validation rows or tasks merged.
-            steps: what its final runs count with. Without validation rows no run can say that for
-                itself, so it is trained for their median, the shorter of two.
             facts: what the model is to say of itself.
 
+        Returns:
+            The runs, and the facts with those of the training.
+
         Raises:
-            InfrastructureError: the run failed.
+            InfrastructureError: a run failed.
         """
         suite.save(self.folder / "merged")
-        seed = run_seed(self.settings.seed, _REFIT)
-        length = statistics.median_low(steps)
-        unit = self._runs.unit(
-            "refit", config.flat(), [seed], keep=True, suite="merged", to_step=length
-        )
+        seeds = [run_seed(self.settings.seed, _REFIT, k) for k in range(members)]
+        runs = replace(self._runs, max_steps=finalist.budget)
+        unit = runs.unit(
+            "refit", finalist.config.flat(), seeds, keep=True, suite="merged",
+            to_step=finalist.steps,
+        )  # fmt: skip
         (result,) = yield [unit]
-        if result.results[0].reason:
-            raise InfrastructureError(f"The final refit failed: {result.results[0].reason}")
-        state = load_run(unit.checkpoint("refit-0", length))
+        if failed := [r.reason for r in result.results if r.reason]:
+            raise InfrastructureError(f"The final refit failed: {failed[0]}")
+        state = PopulationState.join([load_run(unit.checkpoint(n, unit.to_step)) for n in unit.names])
+        source = {"steps": finalist.steps, "budget": finalist.budget, "seeds": seeds}
+        return state, {**facts, "study": self.study, **source}
+
+    def place(self) -> Path:
+        """The folder of the delivered model, empty."""
         path = self._models / self.study
         shutil.rmtree(path, ignore_errors=True)
-        source = {"study": self.study, "steps": length, "max_steps": self.settings.max_steps}
-        source["seed"] = seed
-        return Model.of(suite, config, state, {**facts, **source}).save(path)
+        return path
 
     def unit_done(self) -> None:
         """Tell the user that one of the script's units has ended."""
         self._done += 1
-        self._notify(Progress("judge", self._done, self._total))
+        self._notify(Progress("judge", self._done, max(self._total, self._done)))
 
     def say(self, message: str) -> None:
-        self._notify(Progress("judge", self._done, self._total, message=message))
+        self._notify(Progress("judge", self._done, max(self._total, self._done), message=message))
+
+    def _wanted(
+        self, entrants: Sequence[Entrant], budget: int, seeds: Iterable[int]
+    ) -> list[tuple[int, int, tuple[int, ...], WorkUnit]]:
+        """One unit an entrant: (its place, budget, numbers of the seeds, unit)."""
+        runs, some = replace(self._runs, max_steps=budget), tuple(seeds)
+        at = rungs("asha", budget, 0)
+        return [
+            (
+                place,
+                budget,
+                some,
+                runs.unit(
+                    f"final-{place}-{budget}-{some[0]}",
+                    entrant.config.flat(),
+                    [self._seeds[k] for k in some],
+                    keep=True,
+                    at=at,
+                ),
+            )
+            for place, entrant in enumerate(entrants)
+        ]
+
+    def _add(
+        self,
+        runs: dict[tuple[int, int], dict[int, _Trained]],
+        wanted: Sequence[tuple[int, int, tuple[int, ...], WorkUnit]],
+    ) -> Script[None]:
+        results = yield [unit for *_, unit in wanted]
+        for (place, budget, seeds, unit), result in zip(wanted, results, strict=True):
+            curves = result.curves or tuple((one,) for one in result.results)  # lost units
+            for seed, name, curve in zip(seeds, unit.names, curves, strict=True):
+                runs.setdefault((place, budget), {})[seed] = _Trained(unit, name, curve)
+
+    def _gain(
+        self,
+        arm: str,
+        entrants: Sequence[Entrant],
+        runs: dict[tuple[int, int], dict[int, _Trained]],
+        budget: int,
+    ) -> Gain | None:
+        """What an arm gains by the next budget; None if none of its runs can say."""
+        pairs: list[Float[np.ndarray, "two seed"]] = []
+        for place, entrant in enumerate(entrants):
+            both = [runs.get((place, steps), {}) for steps in (budget, LONGER * budget)]
+            some = [[one[k] for k in range(CHECK_SEEDS) if k in one] for one in both]
+            scored = all(len(s) == CHECK_SEEDS and not any(r.failed for r in s) for s in some)
+            if entrant.method == arm and scored:
+                pairs.append(np.array([[run.best for run in s] for s in some]))
+        if not pairs:
+            return None
+        values = np.stack(pairs)
+        return gain_of(arm, budget, LONGER * budget, values[:, 0], values[:, 1])
+
+    def _finalist(self, entrant: Entrant, lengths: list[dict[int, _Trained]]) -> Finalist:
+        """The length with the best mean over the seeds; equal ones favour the shorter."""
+        best: tuple[float, int, list[_Trained]] | None = None
+        for some in lengths:
+            of_seed = [some[k] for k in sorted(some)]
+            for place in range(len(of_seed[0].curve)):
+                values = [run.curve[place].value if place < len(run.curve) else None
+                          for run in of_seed]  # fmt: skip
+                known = [value for value in values if value is not None]
+                if len(known) == len(values) and (best is None or np.mean(known) > best[0]):
+                    best = (float(np.mean(known)), place, of_seed)
+        if best is None:  # every run has a score somewhere, but not at one length
+            raise InfrastructureError("The finalists' runs diverged at different lengths.")
+        value, place, of_seed = best
+        steps = of_seed[0].curve[place].step
+        found = [run.curve[place].tasks for run in of_seed]
+        tasks: dict[str, float | None] = {}
+        for name in found[0]:
+            scores = [s for one in found if (s := one[name]) is not None]
+            tasks[name] = float(np.mean(scores)) if len(scores) == len(found) else None
+        state = PopulationState.join(
+            [load_run(run.unit.checkpoint(run.name, steps)) for run in of_seed]
+        )
+        budget = of_seed[0].unit.max_steps
+        return Finalist(
+            entrant.method, entrant.number, entrant.config, budget, steps, value, tasks, state
+        )

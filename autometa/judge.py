@@ -1,290 +1,201 @@
-"""The final comparison: the best of each arm, re-run, paired, and read on the test rows once.
+"""The final comparison: all methods, judged once on what no trial has seen, and one delivered.
 
-The three best trials of each arm, and those that a diagnosis advised, are run again with three new
-seeds each, on validation; the mean names the arm's winner. The two winners are then trained with
-five seeds that both share, and their predictions on the test rows are compared. Nothing else ever
-opens the test rows.
+The best trials of each arm are trained with paired seeds, longer where an arm still gains; methods
+without networks are tuned beside them. Their predictions on the test rows (in episodes: of the
+meta-test tasks) are compared, and the recommended method is trained again on all but these rows.
+Nothing else ever opens them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial
-from torch import device as torch_device
 
-from autometa.baselines import PEERS
-from autometa.comparison import Comparison, compare
-from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
-from autometa.metrics import evaluate
+from autometa.contests import Contest, seconds_of
+from autometa.finals import Finalist, Finals, Judgement
+from autometa.levelling import CAP, LONGER, Gain
 from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
-from autometa.searching.finalists import Rerun
-from autometa.searching.progress import Progress
 from autometa.searching.settings import SearchSettings
 from autometa.study import is_advised, is_eligible
-from autometa.tasks import Rows, TaskSuite
-from autometa.training.population import Trainer
-from autometa.training.scoring import task_specs
-from autometa.training.state import PopulationState, Run
-from autometa.trial import TrialConfig
+
+ARMS = ("sharing", "independent")
+_CALLED = {"sharing": "sharing", "independent": "independent networks"}
 
 
 class Judge:
     """The final comparison of a study, as a script of units.
 
     Args:
-        suite: with its test rows, opened here and nowhere else.
-        folder: for the copy of the suite that workers read, and checkpoints.
-        models: folder that the recommended model is written to.
+        opening: notes that the test rows are opened now, and says how often they were before.
     """
 
     def __init__(
         self,
-        suite: TaskSuite,
+        contest: Contest,
+        finals: Finals,
         settings: SearchSettings,
-        *,
-        study: str,
-        folder: Path,
-        models: Path,
-        notify: Callable[[Progress], None],
+        opening: Callable[[], int],
     ) -> None:
-        self._suite = suite
+        self._contest = contest
+        self._finals = finals
         self._settings = settings
-        self._finals = Finals(
-            settings,
-            study=study,
-            fingerprint=suite.fingerprint,
-            folder=folder,
-            models=models,
-            notify=notify,
-        )
-        self.unit_done = self._finals.unit_done
+        self._opening = opening
+        self.unit_done = finals.unit_done
 
     def script(
-        self,
-        trials: Sequence[FrozenTrial],
-        reference: Reference | None = None,
-        known: Mapping[str, float] | None = None,
+        self, trials: Sequence[FrozenTrial], reference: Reference | None = None
     ) -> Script[Judgement]:
-        """Compare the arms and leave the recommended model.
+        """Compare the methods and leave the recommended model.
 
         Args:
             reference: what a bound on the tasks is measured from, where one is set.
-            known: trial number → mean score on validation over new seeds, where the diagnosis has
-                trained it already; of use without a bound only.
 
         Raises:
             InfrastructureError: no trial completed, or no finalist could be trained again.
         """
-        self._suite.without_test().save(self._finals.folder / "suite")
-        known = known if reference is None and known is not None else {}
-        finalists = yield from self._finals.finalists(
-            trials, known, lambda trial, run: self._finalist(trial, run, reference)
-        )
-        winners: dict[str, Finalist] = {}
-        for one in finalists:
-            if one.arm not in winners or one.rank > winners[one.arm].rank:
-                winners[one.arm] = one
-        states = yield from self._finals.train({arm: w.config for arm, w in winners.items()})
-        independent = describe_independent(trials)
-        if "independent" in winners:
-            independent += start_words(winners["independent"].config)
-        test = self._compare(winners, states, independent)
-        test["winners"] = {arm: winner.number for arm, winner in winners.items()}
-        test["notes"] = [*test.get("notes", ()), *_notes(winners, trials)]
-        test = self._judge_bound(test, trials, winners, reference)
-        model = yield from self._refit(winners[test["recommended"]], test)
-        return Judgement(winners, finalists, test, model)
+        contest, finals = self._contest, self._finals
+        contest.suite.without_test().save(finals.folder / "suite")
+        entrants = finals.entrants(trials)
+        entrants += contest.beside(trials, entrants)
+        yield from contest.fit_baselines(finals, seconds_of(trials))
+        found, gains = yield from finals.train(entrants, longer=contest.longer)
+        by_number = {trial.number: trial for trial in trials}
+        finalists: dict[str, list[Finalist]] = {}
+        for one in found:
+            kept = self._kept(one, by_number, reference)
+            finalists.setdefault(one.method, []).append(replace(one, kept=kept))
+        for some in finalists.values():
+            some.sort(key=lambda one: one.rank, reverse=True)
+        before = self._opening()
+        notes = _notes(finalists, trials, before)
+        test = contest.compare(finalists, trials, finals, notes)
+        budget = _budget(self._settings.max_steps, finalists, gains)
+        test |= {
+            "budget": budget,
+            "opened_before": before,
+            "winners": {arm: finalists[arm][0].number for arm in ARMS if arm in finalists},
+        }
+        if contest.longer:
+            test["verdict"] = f"{test['verdict']} {_held_at(budget)}"
+        test = self._judge_bound(test, trials, finalists, reference)
+        name = test["recommended"]
+        chosen = finalists.get(name, [None])[0]
+        row = next(row for row in test["methods"] if row["name"] == name)
+        test["delivered"] = {"method": name, "words": row["words"], "score": row["score"]}
+        facts = {
+            "suite": contest.suite.name,
+            "fingerprint": contest.suite.fingerprint,
+            "method": name,
+            "trial": row["trial"],
+            "arm": name if name in ARMS else None,
+            "validation_score": row["validation"],
+            "test_score": row["score"],
+            "verdict": test["verdict"],
+        }
+        model = yield from contest.deliver(name, chosen, finals, facts)
+        winners = {arm: finalists[arm][0] for arm in ARMS if arm in finalists}
+        flat = tuple(one for some in finalists.values() for one in some)
+        return Judgement(winners, flat, test, model)
 
-    def _finalist(self, trial: FrozenTrial, run: Rerun, reference: Reference | None) -> Finalist:
-        arm, delta = trial.user_attrs["arm"], self._settings.no_task_worse_than
-        kept = None
-        if reference is not None and delta is not None and arm == "sharing":
-            closest = reference.closest(run.tasks)
-            kept = Kept(is_eligible(trial) and closest.below <= delta, closest)
-        config = TrialConfig.from_flat(trial.user_attrs["config"])
-        return Finalist(arm, trial.number, config, run.value, kept)
+    def _kept(
+        self, one: Finalist, trials: Mapping[int, FrozenTrial], reference: Reference | None
+    ) -> Kept | None:
+        delta = self._settings.no_task_worse_than
+        if reference is None or delta is None or one.method != "sharing" or one.number is None:
+            return None
+        closest = reference.closest(one.tasks)
+        return Kept(is_eligible(trials[one.number]) and closest.below <= delta, closest)
 
     def _judge_bound(
         self,
         test: dict[str, Any],
         trials: Sequence[FrozenTrial],
-        winners: dict[str, Finalist],
+        finalists: Mapping[str, Sequence[Finalist]],
         reference: Reference | None,
     ) -> dict[str, Any]:
-        delta, sharing = self._settings.no_task_worse_than, winners.get("sharing")
-        if reference is None or delta is None or sharing is None or sharing.kept is None:
+        delta = self._settings.no_task_worse_than
+        if reference is None or delta is None or "sharing" not in finalists:
+            return test
+        sharing = finalists["sharing"][0]
+        if sharing.kept is None or sharing.number is None:
             return test
         found = judge_bound(test, trials, reference, delta, sharing.number, sharing.kept)
-        return found if found["recommended"] in winners else {**found, "recommended": "sharing"}
-
-    def _compare(
-        self,
-        winners: dict[str, Finalist],
-        states: dict[str, PopulationState],
-        independent_words: str,
-    ) -> dict[str, Any]:
-        stripped = self._suite.without_test()
-        specs = task_specs(stripped)
-        trainer = Trainer(stripped, self._settings.max_steps, torch_device("cpu"))
-        test = self._suite.open_test()
-        predictions = {
-            arm: trainer.predict(
-                [Run(winner.config, k) for k in range(FINAL_SEEDS)], states[arm], test
-            )
-            for arm, winner in winners.items()
-        }
-        truth = test.y.numpy()
-        mask, task = test.mask.numpy(), _numpy(test.task)
-        trees = None if self._suite.is_image else self._trees(test)
-        if len(winners) == 2:
-            found: Comparison = compare(
-                predictions["sharing"],
-                predictions["independent"],
-                truth,
-                specs,
-                mask=mask,
-                task=task,
-                gbdt=trees,
-                suite=self._suite.name,
-                sharing=describe_sharing(winners["sharing"].config),
-                independent_words=independent_words,
-                seed=self._settings.seed,
-            )
-            return found.to_json()
-        (arm,) = winners
-        score, gbdt = (
-            None
-            if pred is None
-            else float(evaluate(pred, truth, specs, mask=mask, task=task).value().mean())
-            for pred in (predictions[arm], trees)
-        )
-        return one_arm(arm, self._suite.name, score, gbdt)
-
-    def _trees(self, test: Rows) -> np.ndarray:
-        suite, peer = self._suite.without_test(), PEERS["boosting"]
-        fitted = peer.fit(suite, peer.settings(suite)[0], seed=self._settings.seed)
-        return fitted.predict(test.x.numpy(), _numpy(test.task))
-
-    def _refit(self, winner: Finalist, test: dict[str, Any]) -> Script[Path]:
-        facts = {
-            "suite": self._suite.name,
-            "fingerprint": self._suite.fingerprint,
-            "trial": winner.number,
-            "arm": winner.arm,
-            "validation_score": winner.value,
-            "test_score": test["score" if winner.arm == "sharing" else "independent_score"],
-            "verdict": test["verdict"],
-        }
-        self._finals.say("The recommended model is trained on training and validation rows.")
-        path = yield from self._finals.refit(
-            self._suite.merged(), winner.config, facts, self._finals.best_steps[winner.arm]
-        )
-        return path
+        return found if found["recommended"] != "independent" or "independent" in finalists else {
+            **found, "recommended": "sharing"
+        }  # fmt: skip
 
 
-def describe_sharing(config: TrialConfig) -> str:
-    """How a configuration shares, in a few words: "hard sharing (2 of 3 blocks shared)"."""
-    flat = config.flat()
-    kind = flat["sharing.kind"]
-    details = []
-    if kind == "hard":
-        depth = flat["backbone.depth"]
-        split = flat["sharing.split_at"]
-        details.append(f"{depth if split is None else split} of {depth} blocks shared")
-    if kind == "tree" and flat["sharing.partitions"] is not None:
-        parts = flat["sharing.partitions"].split("/")
-        if len(parts[0]) > 12:  # of many tasks only how many groups they form
-            parts = [f"{len(set(part))}" for part in parts]
-        details.append(f"groups {', '.join(parts)}")
-    if kind == "soft":
-        details.append(f"tie {flat['sharing.tie']:.2g}")
-    if kind == "cross_stitch":
-        details.append(f"one unit a {flat['sharing.units']}")
-    if kind == "sluice":
-        details.append(f"{flat['sharing.subspaces']} subspaces")
-    if flat["conditioning.kind"] != "none":
-        details.append(f"{flat['conditioning.kind']} conditioning at {flat['conditioning.at']}")
-    if flat["head"] == "single_head":
-        details.append("one head for all tasks")
-    if flat["init.kind"] != "random":
-        details.append("started from an earlier model")
-    name = f"{kind.replace('_', '-')} sharing"
-    return f"{name} ({', '.join(details)})" if details else name
-
-
-def describe_network(config: TrialConfig) -> str:
-    """How a configuration shares, and how large it is: "…, 3 blocks of width 96"."""
-    backbone: Any = config.backbone
-    independent = config.flat()["sharing.kind"] == "independent"
-    alone = f"independent networks{start_words(config)}"
-    name = alone if independent else describe_sharing(config)
-    return f"{name}, {backbone.depth} blocks of width {backbone.width}"
-
-
-def start_words(config: TrialConfig) -> str:
-    """What is said of networks that do not start at random; nothing of others."""
-    return "" if config.init.kind == "random" else " that started from an earlier model"
-
-
-def describe_independent(trials: Sequence[FrozenTrial]) -> str:
-    """ "Equally tuned" only where both arms had as many trials, give or take one."""
-    number = {
-        arm: sum(t.user_attrs.get("arm") == arm and not is_advised(t) for t in trials)
-        for arm in ("sharing", "independent")
-    }
-    if number["independent"] + 1 >= number["sharing"]:
-        return "equally tuned independent networks"
-    return (
-        f"independent networks tuned with {number['independent']} of {sum(number.values())} trials"
-    )
-
-
-def _notes(winners: Mapping[str, Finalist], trials: Sequence[FrozenTrial]) -> list[str]:
+def _notes(
+    finalists: Mapping[str, Sequence[Finalist]], trials: Sequence[FrozenTrial], before: int
+) -> list[str]:
     """What else a reader of the verdict has to know."""
     notes = []
     advised = [trial.number for trial in trials if is_advised(trial)]
-    if "sharing" in winners and winners["sharing"].number in advised:
-        notes.append(
-            f"the sharing network was advised by the diagnosis, tried beyond the searched trials "
-            f"({len(advised)} of its kind)"
-        )
-    starts = {winner.config.init.kind for winner in winners.values()}
-    if len(starts) > 1:
+    winners = {arm: finalists[arm][0] for arm in ARMS if arm in finalists}
+    for arm, winner in winners.items():
+        if winner.number in advised:
+            notes.append(
+                f"the winner of the {arm} arm is one of {len(advised)} configurations that were "
+                "tried beyond the searched trials, after the diagnosis"
+            )
+    if len({winner.config.init.kind for winner in winners.values()}) > 1:
         notes.append(
             "both arms were offered the start from an earlier model, and one of the two does "
             "better without, so the difference is not of sharing alone"
         )
+    if before:
+        times = "once" if before == 1 else f"{before} times"
+        notes.append(
+            f"these test rows have been opened {times} before: the more often one looks and "
+            "chooses, the less they say"
+        )
     return notes
 
 
-def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:
-    """The result where one arm was searched and there is nothing to compare with."""
-    other = "independent networks" if arm == "sharing" else "sharing"
-    missing = "independent" if arm == "sharing" else "sharing"
+def _budget(
+    searched: int, finalists: Mapping[str, Sequence[Finalist]], gains: Sequence[Gain]
+) -> dict[str, Any]:
+    """At which lengths the verdict holds, and what longer ones gave."""
+    last = max((gain.steps for gain in gains), default=searched)
+    open_at = [gain for gain in gains if gain.longer == CAP * searched and gain.gains]
     return {
-        "suite": suite,
-        "outcome": "undecided",
-        "recommended": arm,
-        "score": score if arm == "sharing" else None,
-        "independent_score": score if arm == "independent" else None,
-        "gbdt_score": gbdt,
-        "constant_score": 0.0,
-        "difference": None,
-        "difference_ci": None,
-        "delta_m": None,
-        "delta_m_ci": None,
-        "tasks": [],
-        "verdict": (
-            f"No comparison on {suite}: no trial of the {missing} arm completed, so nothing can "
-            f"be said about {other}; the network found scores {score:.3f}."
-        ),
+        "searched": searched,
+        "steps": max([last, *(gain.longer for gain in gains if gain.gains)]),
+        "lengths": {
+            arm: {"steps": finalists[arm][0].steps, "budget": finalists[arm][0].budget}
+            for arm in ARMS
+            if arm in finalists
+        },
+        "gains": [gain.to_json() for gain in gains],
+        "levelled": bool(gains) and not open_at,
+        "still_gains": [gain.arm for gain in open_at],
     }
 
 
-def _numpy(values: Any) -> np.ndarray | None:
-    return None if values is None else values.numpy()
+def _held_at(budget: Mapping[str, Any]) -> str:
+    """The sentence on the budget."""
+    steps = f"{budget['steps']:,}"
+    if not budget["gains"]:
+        return (
+            f"It holds for {steps} optimizer steps a network; whether more would change it was "
+            "not tried."
+        )
+    if budget["still_gains"]:
+        arms = " and ".join(_CALLED[arm] for arm in budget["still_gains"])
+        return (
+            f"It holds for {steps} optimizer steps a network, the most that are tried "
+            f"({CAP} times those of the search), where {arms} still gain."
+        )
+    told = ", ".join(
+        f"{_CALLED[gain['arm']]} {gain['gain']:+.3f}"
+        for gain in budget["gains"]
+        if gain["steps"] == budget["steps"]
+    )
+    return (
+        f"It holds for {steps} optimizer steps a network: with {LONGER} times as many no arm gains "
+        f"more than noise on validation ({told})."
+    )

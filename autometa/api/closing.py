@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autometa.contest_episodes import EpisodeContest
+from autometa.contests import Contest, RowContest
 from autometa.diagnosis import Diagnosis
-from autometa.finals import Judgement
+from autometa.finals import Finals, Judgement
+from autometa.home import Home, note_opening
 from autometa.judge import Judge
-from autometa.judge_episodes import EpisodeJudge
 from autometa.searching.executors import ScriptSource
 from autometa.searching.loop import SearchLoop
 from autometa.searching.progress import Progress
@@ -26,18 +29,32 @@ def closing(
     loop: SearchLoop,
     *,
     folder: Path,
-    models: Path,
+    home: Home,
     tracker: Tracker,
     notify: Callable[[Progress], None],
 ) -> tuple[ScriptSource[dict[str, Any]] | None, ScriptSource[Judgement]]:
-    """The diagnosis (None: not in episodes) and the judgement, which uses what it trained."""
-    study = handle.name
+    """The diagnosis (None: not in episodes) and the judgement."""
+    finals = Finals(
+        settings,
+        study=handle.name,
+        fingerprint=suite.fingerprint,
+        folder=folder,
+        models=home.models,
+        notify=notify,
+        is_late=loop.is_late,
+    )
+    contest: Contest = (
+        EpisodeContest(suite, settings)
+        if isinstance(suite, EpisodicSuite)
+        else RowContest(suite, settings)
+    )
+    opening = partial(note_opening, home, suite.fingerprint)
+    judge = Judge(contest, finals, settings, opening)
+    judging = ScriptSource(
+        lambda: judge.script(handle.trials(), loop.reference), judge.unit_done
+    )
     if isinstance(suite, EpisodicSuite):
-        judge = EpisodeJudge(
-            suite, settings, study=study, folder=folder, models=models, notify=notify
-        )
-        return None, ScriptSource(lambda: judge.script(handle.trials()), judge.unit_done)
-    of_rows = Judge(suite, settings, study=study, folder=folder, models=models, notify=notify)
+        return None, judging
     diagnosis = Diagnosis(
         suite,
         settings,
@@ -47,11 +64,4 @@ def closing(
         notify=notify,
         is_late=loop.is_late,
     )
-    diagnosing = ScriptSource(diagnosis.script, diagnosis.unit_done)
-    judging = ScriptSource(
-        lambda: of_rows.script(
-            handle.trials(), loop.reference, (diagnosing.returned or {}).get("reruns")
-        ),
-        of_rows.unit_done,
-    )
-    return diagnosing, judging
+    return ScriptSource(diagnosis.script, diagnosis.unit_done), judging

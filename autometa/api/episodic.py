@@ -128,6 +128,11 @@ def check_settings_of_episodes(settings: SearchSettings, diagnose: bool | None) 
                 f"Parameter `{name}` should be left out in episodes, where networks are compared "
                 f"on tasks that none has seen. Found `{name} = {value}`."
             )
+    if settings.ensemble > 1:
+        raise UserError(
+            "Parameter `ensemble` should be 1 or left out in episodes, where one network is "
+            f"delivered. Found `ensemble = {settings.ensemble}`."
+        )
     if diagnose:
         raise UserError(
             "Parameter `diagnose` (`--diagnosis`) should be left out in episodes, where every task "

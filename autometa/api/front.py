@@ -29,6 +29,7 @@ from autometa.api.prepare import (
     choose_space,
     earlier_attrs,
     make_executor,
+    chosen_by,
     stored_judgement,
     study_attrs,
 )
@@ -52,6 +53,7 @@ from autometa.home import HOME, Home, check_study_name, check_writable
 from autometa.searching.executors import Chain
 from autometa.searching.loop import SearchLoop, SearchSettings
 from autometa.searching.progress import Progress
+from autometa.searching.settings import FINAL_SEEDS
 from autometa.study import open_study
 from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.tracking import Tracker
@@ -77,6 +79,8 @@ def search(
     independent_share: float = 0.5,
     no_task_worse_than: float | None = None,
     cost: str | None = None,
+    ensemble: int | None = None,
+    deliver: str = "auto",
     mlflow_tracking_uri: str | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -122,6 +126,9 @@ def search(
         no_task_worse_than: DELTA in units of the score: independent networks are tuned first, and
             a sharing network may then be below them by more than DELTA on no task (on validation).
         cost: `parameters` or `inference-time`, minimised beside the score.
+        ensemble: networks that are delivered as one model, and judged as one: 5 if None, 1 in
+            episodes.
+        deliver: `auto`: the recommended method, whichever it is; `network`: of the networks only.
         mlflow_tracking_uri: SQLite in the home folder if None; `off` for none.
         resume: go on with the study if there is one.
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
@@ -163,6 +170,8 @@ def search(
         device,
         no_task_worse_than,
         cost,
+        FINAL_SEEDS if ensemble is None else ensemble,
+        deliver,
     )
     check_settings(settings, workers, cpus_per_worker, gpus_per_worker, local=ray_address is None)
     check_objectives(settings)
@@ -186,6 +195,7 @@ def search(
     settings = replace(settings, max_steps=full_length(loaded, max_steps, max_epochs))
     facts = None
     if isinstance(loaded, EpisodicSuite):
+        settings = replace(settings, ensemble=ensemble or 1)
         check_settings_of_episodes(settings, diagnose)
         facts, diagnose = episode_facts(loaded), False
     diagnose = diagnose is not False
@@ -223,7 +233,7 @@ def search(
                 with_cost=cost is not None,
             )
         )
-        kept = stored_judgement(handle, n_trials)
+        kept = stored_judgement(handle, settings)
         check_can_go_on(name, earlier, kept)
         counted_in_steps = "max_epochs" not in earlier.get("settings", {})
         unexplained = diagnose and counted_in_steps and stored_diagnosis(handle) is None
@@ -258,7 +268,7 @@ def search(
                 handle,
                 loop,
                 folder=folder,
-                models=place.models,
+                home=place,
                 tracker=tracker,
                 notify=notify,
             )
@@ -285,6 +295,7 @@ def search(
                 "test": test,
                 "model": str(model),
                 "trials": len(handle.trials()),
+                **chosen_by(settings),
                 "mlflow": tracked(tracker),
             }
             handle.set_attr("judgement", kept)

@@ -18,7 +18,7 @@ from autometa.searching.executors import Executor, InlineExecutor
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import check_pruner
-from autometa.searching.settings import MAX_SEED
+from autometa.searching.settings import FINAL_SEEDS, MAX_SEED
 from autometa.space import Space, default_space
 from autometa.study import StudyHandle, is_advised, list_studies, make_sampler, read_study
 from autometa.tasks import EpisodicSuite, TaskSuite
@@ -27,6 +27,8 @@ from autometa.training.devices import find_device
 #: settings that a resumed study must keep: its rungs, seeds and arms depend on them
 _FIXED = ("max_steps", "seed", "pruner", "independent_share", "no_task_worse_than", "cost")
 
+#: what may be delivered: any method, or networks only
+DELIVERS = ("auto", "network")
 #: attribute of a study: the nested groups that its trees are made of
 GROUPS = "task_groups"
 
@@ -60,6 +62,18 @@ def check_settings(
         ),
         ("workers", workers, workers is None or workers >= 0, "at least 0"),
         ("cpus_per_worker", cpus, cpus >= 1, "at least 1"),
+        (
+            "ensemble",
+            settings.ensemble,
+            1 <= settings.ensemble <= FINAL_SEEDS,
+            f"between 1 and {FINAL_SEEDS}, the seeds that the finalists are trained with",
+        ),
+        (
+            "deliver",
+            settings.deliver,
+            settings.deliver in DELIVERS,
+            f"one of {', '.join(DELIVERS)}",
+        ),
         ("gpus_per_worker", gpus, gpus >= 0, "at least 0"),
     ]
     for name, value, fine, should in limits:
@@ -197,13 +211,20 @@ def make_executor(workers: int | None, ray_address: str | None, cpus: int, gpus:
     return RayExecutor(count, ray_address, gpus, cpus_per_worker=cpus)
 
 
-def stored_judgement(handle: StudyHandle, n_trials: int) -> dict[str, Any] | None:
-    """The judgement in the study, if it is of all trials asked for and its model is there."""
+def stored_judgement(handle: StudyHandle, settings: SearchSettings) -> dict[str, Any] | None:
+    """The judgement in the study, if it is of all trials asked for, delivers what is asked for, and
+    its model is there."""
     kept = handle.study.user_attrs.get("judgement")
     trials = handle.trials()
     told = sum(t.state.is_finished() for t in trials)
     searched = sum(not is_advised(t) for t in trials)
-    fresh = told == len(trials) and searched >= n_trials
-    if kept and fresh and kept["trials"] == told and Path(kept["model"]).is_dir():
-        return dict(kept)
-    return None
+    fresh = told == len(trials) and searched >= settings.n_trials
+    if not (kept and fresh and kept["trials"] == told and Path(kept["model"]).is_dir()):
+        return None
+    same = all(kept.get(name, value) == value for name, value in chosen_by(settings).items())
+    return dict(kept) if same else None
+
+
+def chosen_by(settings: SearchSettings) -> dict[str, Any]:
+    """The settings that a judgement depends on, and a search does not."""
+    return {"ensemble": settings.ensemble, "deliver": settings.deliver}

@@ -107,8 +107,6 @@ def _tables(found: dict[str, Any]) -> None:
         if advice["changes"]:
             say(f"Advised: {settings(advice['changes'])}")
     spent = f"The diagnosis trained for {duration(found['seconds'])}"
-    if found["reused_seconds"]:
-        spent += f" ({duration(found['reused_seconds'])} of it in place of the judgement)"
     if found["search_seconds"]:
         spent += f", the trials of the search for {duration(found['search_seconds'])}"
     say(f"{spent}.")

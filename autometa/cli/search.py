@@ -90,6 +90,24 @@ def search(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M",
+            help="Networks that are judged and delivered as one model, 1 to 5. Default: 5; with "
+            "--episodic 1.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    deliver: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="auto: the model of the recommended method, which may be ridge regression or "
+            "trees; network: of the networks only.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = "auto",
     sampler: Annotated[
         str,
         typer.Option(metavar="NAME", help="tpe, gp, random or cmaes.", rich_help_panel=_SEARCH),
@@ -177,8 +195,9 @@ def search(
 
     Half of the trials tune networks that share, half tune independent ones. Controls then show why
     sharing hurts or helps, and what they advise is tried in up to two more trials. The best of
-    each are trained again with several seeds, compared once on the test rows, and the winner is
-    kept as a model.
+    each are trained again with several seeds, longer where that pays, and compared once on the
+    test rows with each other and with ridge regression and trees, tuned on the same validation
+    rows. The recommended method is kept as a model, whichever it is.
 
     With --episodic --shots 10 (or --ways 5 --shots 1) whole tasks are held out, and what is
     searched is how a new task is learned from so few rows: by gradient, prototypes, a neural
@@ -215,6 +234,8 @@ def search(
                 independent_share=independent_share,
                 no_task_worse_than=no_task_worse_than,
                 cost=cost,
+                ensemble=ensemble,
+                deliver=deliver,
                 mlflow_tracking_uri=mlflow_tracking_uri,
                 seed=seed,
                 resume=resume,

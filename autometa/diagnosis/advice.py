@@ -178,6 +178,28 @@ def changed(
     return None
 
 
+def counterpart(
+    base: Mapping[str, Any], changes: Mapping[str, Any], number: int, problem: Problem
+) -> Advice | None:
+    """What independent networks try where sharing networks try advice, so that both arms have as
+    many tries: the same changes, where they can have them, else another learning rate.
+
+    Args:
+        base: the best independent configuration.
+        changes: of the advice; `number`: which advice it is.
+    """
+    own = {
+        name: value
+        for name, value in changes.items()
+        if name.startswith(("backbone.", "optimizer."))
+    }
+    own = own or {"optimizer.lr": base["optimizer.lr"] * (0.5 if number % 2 == 0 else 2.0)}
+    config = changed(base, own, problem)
+    if config is None or config == dict(base):
+        return None
+    return Advice("The independent networks' equal try.", config, own)
+
+
 def partitions(groups: Groups, n_tasks: int, start: int, stop: int, n_blocks: int) -> str:
     """`sharing.partitions` with these groups in blocks `start` to `stop` − 1.
 

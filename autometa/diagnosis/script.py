@@ -16,7 +16,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
-from autometa.diagnosis.advice import advise, changed, partitions
+from autometa.diagnosis.advice import advise, changed, counterpart, partitions
 from autometa.diagnosis.causes import HARMS, lacks_capacity
 from autometa.diagnosis.findings import find
 from autometa.diagnosis.measurements import Influence, Measurements, Pairs
@@ -25,10 +25,12 @@ from autometa.diagnosis.networks import Network, Role, n_blocks, plan
 from autometa.diagnosis.storing import ATTRIBUTE, record, searched, stored, untried
 from autometa.networks import Problem
 from autometa.searching.executors import Script
+from autometa.searching.finalists import best_of
 from autometa.searching.loop import SearchSettings, run_seed
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import ladder
 from autometa.searching.units import UnitResult, WorkUnit, best_of_unit, curve_steps
+from autometa.space import Arm
 from autometa.study import StudyHandle, is_advised
 from autometa.tasks import TaskSuite
 from autometa.tracking import Tracker
@@ -41,8 +43,6 @@ from autometa.trial import TrialConfig
 SEEDS = 3
 #: pairs of more tasks are not measured: a step would be tried for each task on all the others
 PAIRED_TASKS = 36
-#: networks whose training the judgement does not repeat
-ARMS = ("sharing", "independent")
 #: tasks that are isolated in turn, at most
 ISOLATED = 8
 #: tasks that are looked at again, at most, and with how many new seeds
@@ -107,8 +107,6 @@ class Diagnosis:
             found = {"searched": searched(trials), **found}
             if not self._is_plain:
                 found |= {"note": _NOT_PLAIN}
-            if self._settings.no_task_worse_than is not None:  # judged task by task, by new runs
-                found |= {"reused_seconds": 0.0}
             self._handle.set_attr(ATTRIBUTE, found)
             self._handle.commit()
         if self._is_plain and not self._is_late():
@@ -161,10 +159,7 @@ class Diagnosis:
         if "trunk" in trained and self._suite.n_tasks > 2 and not lacks_capacity(numbers):
             more = yield from self._isolate(trunk, trained["trunk"], numbers)
             numbers, results = replace(numbers, influences=more[0]), [*results, *more[1]]
-        reused = sum(
-            result.seconds for role, result in zip(units, results, strict=False) if role in ARMS
-        )
-        return self._report(numbers, results, trials, reused)
+        return self._report(numbers, results, trials)
 
     def _isolate(
         self, trunk: Network, shared: Trained, numbers: Measurements
@@ -226,7 +221,6 @@ class Diagnosis:
         numbers: Measurements,
         results: Sequence[UnitResult],
         trials: Sequence[FrozenTrial],
-        reused: float,
     ) -> dict[str, Any]:
         findings = find(numbers)
         advice = advise(numbers, findings, self._problem)
@@ -237,13 +231,7 @@ class Diagnosis:
             "findings": [finding.to_json() for finding in findings.all],
             "advice": [one.to_json() for one in advice],
             "measurements": numbers.to_json(),
-            "reruns": {
-                str(one.trial): one.val
-                for one in numbers.networks.values()
-                if one.trial is not None
-            },
             "seconds": round(sum(result.seconds for result in results), 2),
-            "reused_seconds": round(reused, 2),
             "search_seconds": round(spent, 2),
         }
 
@@ -316,20 +304,32 @@ class Diagnosis:
     # --- trying -----------------------------------------------------------------------------------
 
     def _try(self, advice: Sequence[dict[str, Any]]) -> Script[None]:
-        """Train what is advised and record it as trials, unless the study has them already."""
-        new = untried(advice, self._handle.trials())
+        """Train what is advised and record it as trials, unless the study has them already.
+
+        For each a variation of the best independent network is tried too, so that both arms have
+        the same number of tries.
+        """
+        trials = self._handle.trials()
+        wanted: list[tuple[Arm, dict[str, Any]]] = [("sharing", one) for one in advice]
+        best = best_of([trial for trial in trials if not is_advised(trial)], "independent")
+        if best:
+            own = best[0].user_attrs["config"]
+            for number, one in enumerate(advice):
+                if (found := counterpart(own, one["changes"], number, self._problem)) is not None:
+                    wanted.append(("independent", found.to_json()))
+        new = untried(wanted, trials)
         if not new:
             return
-        first = len(self._handle.trials())
         units: list[WorkUnit] = []
-        for one in new:
-            seed = run_seed(self._settings.seed, _TRIED, first + len(units))
-            name = f"advised-{first + len(units)}"
-            units.append(self._unit(name, [TrialConfig.from_flat(one["config"])], [seed]))
+        for _, one in new:
+            number = len(trials) + len(units)
+            seed = run_seed(self._settings.seed, _TRIED, number)
+            config = TrialConfig.from_flat(one["config"])
+            units.append(self._unit(f"advised-{number}", [config], [seed]))
         self._say("What the diagnosis advises is tried.", len(units))
         results = yield units
-        for one, unit, result in zip(new, units, results, strict=True):
-            record(self._handle, self._tracker, unit, result, one["changes"])
+        for (arm, one), unit, result in zip(new, units, results, strict=True):
+            record(self._handle, self._tracker, arm, unit, result, one["changes"])
         self._handle.commit()
 
     def _unit(
@@ -398,7 +398,7 @@ def _pairs(results: Sequence[UnitResult]) -> Pairs | None:
 def _nothing(reason: str) -> dict[str, Any]:
     return {
         "reason": reason, "cause": None, "findings": [], "advice": [], "measurements": None,
-        "reruns": {}, "seconds": 0.0, "reused_seconds": 0.0, "search_seconds": 0.0,
+        "seconds": 0.0, "search_seconds": 0.0,
     }  # fmt: skip
 
 

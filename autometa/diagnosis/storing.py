@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autometa.searching.units import UnitResult, WorkUnit, best_of_unit
+from autometa.space import Arm
 from autometa.study import ADVISED, BEST_STEP, StudyHandle, is_advised
 from autometa.tracking import Tracker
 
@@ -32,16 +33,19 @@ def searched(trials: Sequence[FrozenTrial]) -> int:
 
 
 def untried(
-    advice: Sequence[dict[str, Any]], trials: Sequence[FrozenTrial]
-) -> list[dict[str, Any]]:
-    """The advice whose configuration no finished trial has."""
+    wanted: Sequence[tuple[Arm, dict[str, Any]]], trials: Sequence[FrozenTrial]
+) -> list[tuple[Arm, dict[str, Any]]]:
+    """The advice of each arm whose configuration no finished trial has."""
     known = [trial.user_attrs.get("config") for trial in trials if trial.state.is_finished()]
-    return [one for one in advice if json.loads(json.dumps(one["config"])) not in known]
+    return [
+        (arm, one) for arm, one in wanted if json.loads(json.dumps(one["config"])) not in known
+    ]
 
 
 def record(
     handle: StudyHandle,
     tracker: Tracker,
+    arm: Arm,
     unit: WorkUnit,
     result: UnitResult,
     changes: dict[str, Any],
@@ -56,7 +60,7 @@ def record(
         if one.step in {*unit.at, unit.to_step} and one.reason is None and one.value is not None
     }
     attrs = {
-        "arm": "sharing",
+        "arm": arm,
         ADVISED: True,
         "changes": changes,
         "config": dict(unit.configs[0]),
@@ -76,7 +80,7 @@ def record(
             intermediate_values=rungs,
         )
     )
-    tags = {"arm": "sharing", "advised": "true"}
+    tags = {"arm": arm, "advised": "true"}
     tracker.trial_started(number, unit.configs[0], tags)
     if best is None or value is None:
         tracker.trial_finished(number, "FAIL", None, reason)

@@ -11,6 +11,8 @@ from autometa.space import Arm
 
 #: what NumPy, scikit-learn and torch all take
 MAX_SEED = 2**32 - 1
+#: the paired seeds of the final comparison
+FINAL_SEEDS = 5
 #: seeds that a finalist is run again with, and their stream, which no trial uses
 RERUN_SEEDS, _RERUN = 3, 1_000_001
 
@@ -23,6 +25,8 @@ class SearchSettings:
     `timeout`: seconds after which no unit is started; None for no limit.
     `no_task_worse_than`: how far a task's score may be below the reference (see `bound`).
     `cost`: what is minimised beside the score (`costs.COSTS`).
+    `ensemble`: networks that are delivered as one model, and judged as one.
+    `deliver`: `auto`: the recommended method, whichever it is; `network`: the best network.
     """
 
     n_trials: int
@@ -35,6 +39,8 @@ class SearchSettings:
     device: str = "auto"
     no_task_worse_than: float | None = None
     cost: str | None = None
+    ensemble: int = FINAL_SEEDS
+    deliver: str = "auto"
 
 
 def arm_of(number: int, independent_share: float, arms: tuple[Arm, ...]) -> Arm:

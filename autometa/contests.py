@@ -1,0 +1,228 @@
+"""What differs between a final comparison on rows and one in episodes: a contest for each.
+
+A contest knows its suite: what stands beside the two arms, how finalists are judged on what no
+trial has seen, and how the recommended method becomes a model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+from torch import device as torch_device
+
+from autometa.baselines import PEERS
+from autometa.baselines.storing import read_peer
+from autometa.comparison import Candidate, Method, compare_rows
+from autometa.describing import describe_independent, describe_sharing, start_words
+from autometa.ensembles import combine
+from autometa.finals import Entrant, Finalist, Finals
+from autometa.metrics import evaluate
+from autometa.model import Model, PeerModel, calibrate
+from autometa.searching.executors import Script
+from autometa.searching.peer_script import peer_script
+from autometa.searching.settings import SearchSettings
+from autometa.study import is_advised, is_eligible, score_of
+from autometa.tasks import Rows, TaskSuite
+from autometa.training.population import Trainer
+from autometa.training.scoring import task_specs
+from autometa.training.state import PopulationState
+
+#: what is said while the methods predict, and by the notes
+Facts = dict[str, Any]
+
+
+class Contest(ABC):
+    """A suite's final comparison, but for the trainings.
+
+    Attributes:
+        suite: with its test rows or meta-test tasks, opened in `compare` and nowhere else.
+        longer: whether the arms are also trained longer, to see whether they have levelled off.
+        members: networks that the delivered model has.
+    """
+
+    suite: Any
+    longer: bool
+    members: int
+
+    def beside(self, trials: Sequence[FrozenTrial], entrants: Sequence[Entrant]) -> list[Entrant]:
+        """Networks that take part beside those of the two arms."""
+        return []
+
+    @abstractmethod
+    def fit_baselines(self, finals: Finals, search_seconds: float) -> Script[None]:
+        """Fit what is compared beside the networks."""
+
+    @abstractmethod
+    def compare(
+        self,
+        finalists: Mapping[str, Sequence[Finalist]],
+        trials: Sequence[FrozenTrial],
+        finals: Finals,
+        notes: Sequence[str],
+    ) -> dict[str, Any]:
+        """Judge all methods; plain JSON.
+
+        Args:
+            finalists: name of the method → those of it, best on validation first.
+        """
+
+    @abstractmethod
+    def deliver(
+        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+    ) -> Script[Path]:
+        """Train the method again on all but the test rows and write its model.
+
+        Args:
+            finalist: of a network.
+        """
+
+
+class RowContest(Contest):
+    """On the test rows of a suite, against peers without networks."""
+
+    longer = True
+
+    def __init__(self, suite: TaskSuite, settings: SearchSettings) -> None:
+        self.suite = suite
+        self.members = settings.ensemble
+        self._settings = settings
+        self._stripped = suite.without_test()
+        self._specs = task_specs(self._stripped)
+        self._trainer = Trainer(self._stripped, settings.max_steps, torch_device("cpu"))
+        self._val = suite.rows("val")
+        self._peers: list[dict[str, Any]] = []
+
+    def fit_baselines(self, finals: Finals, search_seconds: float) -> Script[None]:
+        finals.say("Methods without networks are tuned on the validation rows.")
+        self._peers = yield from peer_script(
+            self._stripped,
+            folder=finals.folder,
+            seed=self._settings.seed,
+            search_seconds=search_seconds,
+        )
+
+    def value(self, finalist: Finalist) -> float:
+        """Its score on the validation rows, of its networks together."""
+        return self._validated(self._predict(finalist.runs, finalist.state, self._val))
+
+    def compare(
+        self,
+        finalists: Mapping[str, Sequence[Finalist]],
+        trials: Sequence[FrozenTrial],
+        finals: Finals,
+        notes: Sequence[str],
+    ) -> dict[str, Any]:
+        finals.say("The test rows are predicted by every method, once.")
+        test = self.suite.open_test()
+        methods = [
+            Method(
+                name=arm,
+                words=self._words(arm, some[0], trials),
+                kind="network",
+                candidates=tuple(
+                    Candidate(f.number, self.value(f), self._predict(f.runs, f.state, test))
+                    for f in some
+                ),
+                values=tuple(values_of(trials, arm)),
+                n_trials=sum(t.user_attrs.get("arm") == arm for t in trials),
+                n_completed=len(values_of(trials, arm)),
+                tuned=sum(t.user_attrs.get("arm") == arm for t in trials),
+                seconds=round(seconds_of(trials, arm), 2),
+            )
+            for arm, some in finalists.items()
+        ]
+        methods += [self._peer(peer, test) for peer in self._peers if peer["reason"] is None]
+        found = compare_rows(
+            methods,
+            test.y.numpy(),
+            self._specs,
+            mask=test.mask.numpy(),
+            task=_numpy(test.task),
+            groups=_numpy(test.group),
+            ensemble=self.members > 1,
+            suite=self.suite.name,
+            notes=notes,
+            seed=self._settings.seed,
+            deliver=self._settings.deliver,
+        )
+        left_out = {p["name"]: p["reason"] for p in self._peers if p["reason"] is not None}
+        return {**found, "left_out": left_out}
+
+    def deliver(
+        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+    ) -> Script[Path]:
+        finals.say("The recommended model is trained on training and validation rows.")
+        merged = self.suite.merged()
+        if finalist is None:
+            (peer,) = (peer for peer in self._peers if peer["name"] == name)
+            members = self._peer_outputs(peer, self._val)[None]
+            fitted = PEERS[name].fit(merged, peer["setting"], seed=self._settings.seed)
+            facts = {**facts, "study": finals.study, "setting": peer["setting"]}
+            return PeerModel.of(merged, fitted, facts, self._calibration(members)).save(
+                finals.place()
+            )
+        members = self._predict(finalist.runs, finalist.state, self._val)
+        state, facts = yield from finals.refit(merged, finalist, self.members, facts)
+        model = Model.of(merged, finalist.config, state, facts, self._calibration(members))
+        return model.save(finals.place())
+
+    def _words(self, arm: str, winner: Finalist, trials: Sequence[FrozenTrial]) -> str:
+        if arm == "independent":
+            return describe_independent(trials) + start_words(winner.config)
+        return describe_sharing(winner.config)
+
+    def _peer(self, peer: Mapping[str, Any], test: Rows) -> Method:
+        candidate = Candidate(None, peer["value"], self._peer_outputs(peer, test)[None])
+        return Method(
+            name=peer["name"],
+            words=peer["words"],
+            kind="baseline",
+            candidates=(candidate,),
+            tuned=peer["tried"],
+            seconds=round(peer["seconds"], 2),
+        )
+
+    def _peer_outputs(self, peer: Mapping[str, Any], rows: Rows) -> np.ndarray:
+        return read_peer(Path(peer["path"])).predict(rows.x.numpy(), _numpy(rows.task))
+
+    def _predict(self, runs: Any, state: PopulationState, rows: Rows) -> np.ndarray:
+        return self._trainer.predict(runs, state, rows)
+
+    def _calibration(self, members: np.ndarray) -> Any:
+        rows = self._val
+        return calibrate(
+            members, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=_numpy(rows.task)
+        )
+
+    def _validated(self, outputs: np.ndarray) -> float:
+        rows, task = self._val, _numpy(self._val.task)
+        members = combine(outputs, self._specs, task)[None] if self.members > 1 else outputs
+        found = evaluate(members, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=task)
+        return float(found.value().mean())
+
+
+def values_of(trials: Sequence[FrozenTrial], arm: str) -> list[float]:
+    """Validation scores of the trials of an arm that were trained to the end."""
+    return [
+        float(score_of(t) or 0.0)
+        for t in trials
+        if t.user_attrs.get("arm") == arm and is_eligible(t)
+    ]
+
+
+def seconds_of(trials: Sequence[FrozenTrial], arm: str | None = None) -> float:
+    """Seconds of training that trials took, advised ones left out."""
+    return sum(
+        float(t.user_attrs.get("seconds", 0.0))
+        for t in trials
+        if not is_advised(t) and arm in (None, t.user_attrs.get("arm"))
+    )
+
+
+def _numpy(values: Any) -> np.ndarray | None:
+    return None if values is None else values.numpy()

@@ -1,0 +1,71 @@
+"""Has an arm levelled off? Its finalists again with three times the budget, on validation.
+
+A difference between two arms that still learn is a difference of budgets. Every finalist is
+therefore also trained with `LONGER` times the steps, its schedule spanning them, with the first
+`CHECK_SEEDS` of the paired seeds; each length counts with its best rung. Where an arm gains more
+than noise, both are trained at the longer budget, up to `CAP` times the budget of the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from autometa.intervals import mean_interval
+
+#: how many times as long the next budget is
+LONGER = 3
+#: the longest budget, in budgets of the search
+CAP = 9
+#: of the paired seeds, those that the next budget is tried with
+CHECK_SEEDS = 2
+#: a gain of the score that nobody would train three times as long for
+WORTH = 0.002
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What an arm gains on validation by the longer budget.
+
+    Attributes:
+        steps, longer: the budgets.
+        gain: mean over finalists and seeds; `low`, `high` its 90% interval over the finalists.
+        gains: whether that is more than noise, and worth it.
+    """
+
+    arm: str
+    steps: int
+    longer: int
+    gain: float
+    low: float | None
+    high: float | None
+    gains: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def gain_of(
+    arm: str,
+    steps: int,
+    longer: int,
+    short: Float[np.ndarray, "finalist seed"],
+    long: Float[np.ndarray, "finalist seed"],
+) -> Gain:
+    """Compare the best rungs of both budgets, finalist by finalist, seed by seed.
+
+    The finalists are the sample: their seeds are averaged first. A single finalist is compared
+    over its seeds.
+    """
+    differences = long - short
+    sample = differences.mean(1) if len(differences) > 1 else differences[0]
+    mean = float(differences.mean())
+    if len(sample) < 2:
+        return Gain(arm, steps, longer, mean, None, None, mean > WORTH)
+    found = mean_interval(sample, level=0.9)
+    return Gain(
+        arm, steps, longer, mean, found.low, found.high, found.low > 0 and mean > WORTH
+    )

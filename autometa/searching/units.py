@@ -20,7 +20,6 @@ import torch
 
 from autometa.errors import AutometaError
 from autometa.searching.costs import costs_of
-from autometa.searching.peers import run_peer
 from autometa.tasks import TaskSuite, load_saved
 from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
@@ -229,6 +228,8 @@ def run_unit(unit: WorkUnit) -> UnitResult:
 
 
 def _peer(unit: WorkUnit, peer: str, started: float) -> UnitResult:
+    from autometa.searching.peers import run_peer  # scikit-learn: others need not wait
+
     found = run_peer(
         peer,
         suite=Path(unit.suite),

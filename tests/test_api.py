@@ -18,7 +18,7 @@ from autometa.errors import (
     UserError,
 )
 from autometa.home import Home
-from autometa.study import list_studies
+from autometa.study import list_studies, open_study
 from tests.searching.support import SPACE, small_suite
 from tests.test_judge import run
 
@@ -118,6 +118,22 @@ def test_a_resumed_study_keeps_what_its_rungs_depend_on(tmp_path: Path) -> None:
     first = run(tmp_path, small_suite(), n_trials=2)
     with pytest.raises(StudyError, match="max_steps = 8"):
         run(tmp_path, small_suite(), max_epochs=9, study_name=first.study, resume=True)
+
+
+def test_a_study_that_was_counted_in_epochs_shows_its_result_and_does_not_go_on(
+    tmp_path: Path,
+) -> None:
+    first = run(tmp_path, small_suite(), n_trials=2)
+    suite, home = small_suite(), Home.find(tmp_path)
+    with open_study(home, first.study, fingerprint=suite.fingerprint, resume=True, attrs={}) as old:
+        settings = dict(old.study.user_attrs["settings"])
+        settings["max_epochs"] = settings.pop("max_steps")
+        old.set_attr("settings", settings)
+    options: dict[str, Any] = {"study_name": first.study, "resume": True}
+    again = run(tmp_path, small_suite(), n_trials=2, **options)
+    assert (again.test, again.model) == (first.test, first.model)
+    with pytest.raises(StudyError, match="counted training in epochs"):
+        run(tmp_path, small_suite(), n_trials=4, **options)
 
 
 def test_a_changed_suite_is_refused_on_resume(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_version() -> None:
         (["search", "x", "--n-trials", "-3"], "`--n-trials` should be at least 1. Found `-3`."),
         (["search", "x", "--n-trials", "0"], "`--n-trials` should be at least 1. Found `0`."),
         (["search", "x", "--max-epochs", "0"], "`--max-epochs` should be at least 1"),
+        (["search", "x", "--max-steps", "0"], "`--max-steps` should be at least 1"),
         (["search", "x", "--timeout", "nan"], "`--timeout` should be at least 0. Found `nan`."),
         (["search", "x", "--workers", "-1"], "`--workers` should be at least 0. Found `-1`."),
         (

@@ -172,7 +172,7 @@ def test_rows(home: Home) -> None:
     assert [r["arm"] for r in rows] == [*ARMS * 4, "independent"]
     assert rows[6]["reason"] == "loss was NaN at step 3"
     assert rows[6]["value"] is None
-    assert rows[4]["epoch"] == 1
+    assert rows[4]["step"] == 1
     assert isinstance(rows[4]["value"], float), "a pruned trial has its last reported value"
     assert all(r["params"]["sharing.kind"] == "independent" for r in rows[1::2])
     assert all(r["params"]["sharing.kind"] == "hard" for r in rows[0:8:2])

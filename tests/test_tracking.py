@@ -76,9 +76,9 @@ def test_merge_folds_records_into_one_update_a_run() -> None:
     records = [
         {"kind": "trial_started", "time": 5, "number": 1, "params": {"p": "1"}, "tags": {}},
         {"kind": "search_started", "time": 6, "params": {}, "tags": {}, "texts": {}},
-        {"kind": "trial_rung", "time": 7, "number": 1, "epoch": 3, "metrics": {"m": 0.5}},
-        {"kind": "trial_rung", "time": 8, "number": 1, "epoch": 3, "metrics": {"m": "nan"}},
-        {"kind": "trial_finished", "time": 9, "number": 1, "state": "PRUNED", "epoch": 3}
+        {"kind": "trial_rung", "time": 7, "number": 1, "step": 3, "metrics": {"m": 0.5}},
+        {"kind": "trial_rung", "time": 8, "number": 1, "step": 3, "metrics": {"m": "nan"}},
+        {"kind": "trial_finished", "time": 9, "number": 1, "state": "PRUNED", "step": 3}
         | {"metrics": {"value": 0.5}, "tags": {"pruned": "true"}},
     ]
     parent, trial = merge(records)

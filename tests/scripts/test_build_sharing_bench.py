@@ -166,12 +166,14 @@ def test_a_cell_is_what_its_runs_reach_alone(built: Path) -> None:
     suite = suites.SUITES["diabetes"].load()
     number, draw, seed = 1, 1, 1
     run = script.read(script.cell_path(built, "diabetes", number))["runs"][2 * draw + seed]
-    config = TrialConfig.from_flat(plan["cells"][number]["configs"][draw])
+    flat = plan["cells"][number]["configs"][draw]
+    config = TrialConfig.from_flat({**flat, "optimizer.batch_size": 64})
     alone = [Run(config, script.run_seed(script._STREAM, 2 * number + draw, seed))]
-    trainer = Trainer(suite.without_test(), 9, torch.device("cpu"))
+    an_epoch = plan["steps_per_epoch"]
+    trainer = Trainer(suite.without_test(), 9 * an_epoch, torch.device("cpu"))
     state = trainer.start(alone)
     for record, epoch in zip(run["rungs"], plan["epochs"], strict=True):
-        (result,), state = trainer.train(alone, state, epoch)
+        (result,), state = trainer.train(alone, state, epoch * an_epoch)
         assert record["val"] == pytest.approx(result.value, abs=1e-4)
         assert record["val_tasks"] == pytest.approx(list(result.tasks.values()), abs=1e-4)
     test = suite.open_test()
@@ -229,10 +231,10 @@ def test_a_run_that_failed_stays_failed(
     plan = script.read(script.plan_path(built, "diabetes"))
     train = Trainer.train
 
-    def lost(self: Trainer, runs: Any, state: Any, to_epoch: int) -> Any:
-        results, state = train(self, runs, state, to_epoch)
-        if to_epoch == 3:
-            results[0] = type(results[0])(3, None, reason="lost")
+    def lost(self: Trainer, runs: Any, state: Any, to_step: int) -> Any:
+        results, state = train(self, runs, state, to_step)
+        if to_step == 3 * plan["steps_per_epoch"]:
+            results[0] = type(results[0])(to_step, None, reason="lost")
         return results, state
 
     monkeypatch.setattr(Trainer, "train", lost)

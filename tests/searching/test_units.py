@@ -349,3 +349,14 @@ def test_convolutions_may_be_stepped_one_by_one(
     assert found.chunk == 1
     assert all(r.reason is None for r in found.results)
     assert run_unit(wide_unit(unit, 3)).chunk is None  # a table's network: no choice below four
+
+
+def test_lengths_on_the_way_are_scored_saved_and_change_nothing(unit: WorkUnit) -> None:
+    whole = run_unit(unit)
+    found = run_unit(dataclasses.replace(unit, at=(1, 3, 4), curve=(2,)))
+    assert without_times(found) == without_times(whole)
+    assert [[r.step for r in curve] for curve in found.curves] == [[1, 2, 3, 4]] * 3
+    saved = [step for step in range(5) if unit.checkpoint("0", step).exists()]
+    assert saved == [1, 3, 4], "a point of the curve is not saved"
+    rest = run_unit(dataclasses.replace(unit, from_step=3))
+    assert without_times(rest) == without_times(whole)

@@ -17,9 +17,8 @@ from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
 from autometa.baselines import gbdt_predictions
-from autometa.comparison import Comparison, compare
-from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
-from autometa.metrics import evaluate
+from autometa.comparison import Candidate, Method, compare_rows
+from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement, deliver_network
 from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Rerun
@@ -140,30 +139,31 @@ class Judge:
         }
         truth = test.y.numpy()
         mask, task = test.mask.numpy(), _numpy(test.task)
-        trees = None if self._suite.is_image else self._trees(test)
-        if len(winners) == 2:
-            found: Comparison = compare(
-                predictions["sharing"],
-                predictions["independent"],
-                truth,
-                specs,
-                mask=mask,
-                task=task,
-                gbdt=trees,
-                suite=self._suite.name,
-                sharing=describe_sharing(winners["sharing"].config),
-                independent_words=independent_words,
-                seed=self._settings.seed,
+        words = {"independent": independent_words}
+        if "sharing" in winners:
+            words["sharing"] = describe_sharing(winners["sharing"].config)
+        methods = [
+            Method(
+                arm, words[arm], "network",
+                (Candidate(winner.number, winner.value, predictions[arm]),),
             )
-            return found.to_json()
-        (arm,) = winners
-        score, gbdt = (
-            None
-            if pred is None
-            else float(evaluate(pred, truth, specs, mask=mask, task=task).value().mean())
-            for pred in (predictions[arm], trees)
+            for arm, winner in winners.items()
+        ]  # fmt: skip
+        if not self._suite.is_image:
+            trees = Candidate(None, float("nan"), self._trees(test)[None])
+            methods.append(Method("trees", "gradient-boosted trees", "baseline", (trees,)))
+        found = compare_rows(
+            methods,
+            truth,
+            specs,
+            mask=mask,
+            task=task,
+            groups=_numpy(test.group),
+            ensemble=False,
+            suite=self._suite.name,
+            seed=self._settings.seed,
         )
-        return one_arm(arm, self._suite.name, score, gbdt)
+        return deliver_network(found, {arm: w.value for arm, w in winners.items()})
 
     def _trees(self, test: Rows) -> np.ndarray:
         train = self._suite.rows("train")
@@ -266,30 +266,6 @@ def _notes(winners: Mapping[str, Finalist], trials: Sequence[FrozenTrial]) -> li
             "better without, so the difference is not of sharing alone"
         )
     return notes
-
-
-def one_arm(arm: str, suite: str, score: float | None, gbdt: float | None) -> dict[str, Any]:
-    """The result where one arm was searched and there is nothing to compare with."""
-    other = "independent networks" if arm == "sharing" else "sharing"
-    missing = "independent" if arm == "sharing" else "sharing"
-    return {
-        "suite": suite,
-        "outcome": "undecided",
-        "recommended": arm,
-        "score": score if arm == "sharing" else None,
-        "independent_score": score if arm == "independent" else None,
-        "gbdt_score": gbdt,
-        "constant_score": 0.0,
-        "difference": None,
-        "difference_ci": None,
-        "delta_m": None,
-        "delta_m_ci": None,
-        "tasks": [],
-        "verdict": (
-            f"No comparison on {suite}: no trial of the {missing} arm completed, so nothing can "
-            f"be said about {other}; the network found scores {score:.3f}."
-        ),
-    }
 
 
 def _numpy(values: Any) -> np.ndarray | None:

@@ -16,8 +16,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from autometa.baselines_episodes import pooled_baselines, support_baselines
-from autometa.comparison_episodes import MAIN, Method, compare_episodes
-from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement
+from autometa.comparison import Candidate, Method, compare_episodes
+from autometa.finals import FINAL_SEEDS, Finalist, Finals, Judgement, deliver_network
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Rerun
 from autometa.searching.progress import Progress
@@ -31,8 +31,9 @@ from autometa.training.scoring import evaluate_episodes
 from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 
-#: name of joint training with fine-tuning among the methods
-JOINT = "joint"
+#: names among the methods: the best of what was searched over many tasks, and joint training with
+#: fine-tuning
+MAIN, JOINT = "sharing", "joint"
 
 
 class EpisodeJudge:
@@ -82,7 +83,8 @@ class EpisodeJudge:
         if _kind(configs.get(MAIN)) != "finetune":
             configs[JOINT], numbers[JOINT] = joint_config(trials, configs)
         states = yield from self._finals.train(configs, optional=(JOINT,))
-        test = self._compare({n: configs[n] for n in states}, numbers, states)
+        values = {arm: winner.value for arm, winner in winners.items()}
+        test = self._compare({n: configs[n] for n in states}, numbers, states, values)
         test["winners"] = {arm: winner.number for arm, winner in winners.items()}
         chosen = test["recommended"]
         self._finals.say("The recommended model is trained on training and validation tasks.")
@@ -104,12 +106,13 @@ class EpisodeJudge:
         configs: Mapping[str, TrialConfig],
         numbers: Mapping[str, int | None],
         states: Mapping[str, PopulationState],
+        values: Mapping[str, float],
     ) -> dict[str, Any]:
         suite, settings = self._suite, self._settings
         stripped = suite.without_test()
         trainer = Trainer(stripped, settings.max_epochs, find_device(settings.device))
         episodes = suite.open_test_episodes()
-        methods: dict[str, Method] = {}
+        methods: list[Method] = []
         for name, config in configs.items():
             self._finals.say(f"The test episodes are learned: {_WORDS.get(name, name)}.")
             runs = [Run(config, k) for k in range(FINAL_SEEDS)]
@@ -119,8 +122,10 @@ class EpisodeJudge:
             words = describe_learner(config)
             if name == JOINT and numbers[JOINT] is None:
                 words += ", not tuned"
-            methods[name] = Method(words, found, trial=numbers[name])
-        methods |= self._baselines(episodes)
+            value = values.get(name, float("nan"))
+            candidate = Candidate(numbers[name], value, found=found)
+            methods.append(Method(name, words, "network", (candidate,)))
+        methods += self._baselines(episodes)
         test = compare_episodes(
             methods,
             suite=suite.name,
@@ -128,6 +133,7 @@ class EpisodeJudge:
             notes=_mismatch(suite),
             seed=settings.seed,
         )
+        test = deliver_network(test, values)
         return {
             **test,
             "conditions": {
@@ -135,10 +141,9 @@ class EpisodeJudge:
                 "train": suite.shape.model_dump(),
                 "test": suite.test_shape.model_dump(),
             },
-            "notes": [],
         }
 
-    def _baselines(self, episodes: EpisodeSet) -> dict[str, Method]:
+    def _baselines(self, episodes: EpisodeSet) -> list[Method]:
         suite = self._suite
         self._finals.say("The test episodes are learned: baselines.")
         support, query = episodes.support, episodes.query
@@ -155,10 +160,13 @@ class EpisodeJudge:
         if suite.test_shape.ways is None and not suite.is_image:
             rows = suite.rows("train")
             found |= pooled_baselines(suite.kind, rows.x.numpy(), rows.y.numpy(), new)
-        return {
-            name: Method(words, evaluate_episodes(pred[None], episodes), "baseline")
-            for name, (words, pred) in found.items()
-        }
+        out = []
+        for name, (words, pred) in found.items():
+            judged = evaluate_episodes(pred[None], episodes)
+            out.append(
+                Method(name, words, "baseline", (Candidate(None, float("nan"), found=judged),))
+            )
+        return out
 
 
 def joint_config(

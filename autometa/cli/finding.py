@@ -54,14 +54,11 @@ def print_finding(
     say(test["verdict"])
     for remark in test.get("notes", ()):
         say(f"Note: {remark}.")
-    if test.get("gbdt_score") is not None:
-        say(f"For comparison, gradient-boosted trees score {test['gbdt_score']:.3f}.")
     if test.get("constraint"):
         _bound(test["constraint"])
-    if "methods" in test:
-        say()
-        print_methods(test)
-    elif test["tasks"]:
+    say()
+    print_methods(test)
+    if test["layout"] == "rows" and test["tasks"]:
         say()
         _tasks(test["tasks"], test.get("constraint"))
     if found["diagnosis"] is not None:
@@ -199,7 +196,7 @@ def _next(found: dict[str, Any], home: Home, storage: str | None, uri: str | Non
     where = "" if home == Home.find() else f" --home {shlex.quote(shown(home.root))}"
     study = where + (f" --storage {shlex.quote(hidden(storage))}" if storage else "")
     test, model = found["test"], shown(Path(found["model"]))
-    if "methods" in test:
+    if test["layout"] == "episodes":
         kept = next(m["words"] for m in test["methods"] if m["name"] == test["recommended"])
         say(f"Model ({kept}, trained again on training and validation tasks): {model}")
         say(f"  autometa adapt {model} NEW_TASK.csv --out ADAPTED")

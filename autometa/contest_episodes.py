@@ -61,9 +61,7 @@ class EpisodeContest(Contest):
         notes: Sequence[str],
     ) -> dict[str, Any]:
         suite, settings = self.suite, self._settings
-        trainer = Trainer(
-            suite.without_test(), settings.max_steps, find_device(settings.device)
-        )
+        trainer = Trainer(suite.without_test(), settings.max_steps, find_device(settings.device))
         episodes = suite.open_test_episodes()
         methods = []
         for name, some in finalists.items():

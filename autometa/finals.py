@@ -4,7 +4,7 @@ the refit of what is delivered."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ from autometa.searching.bound import Kept
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Runs, best_of
 from autometa.searching.progress import Progress
-from autometa.searching.promotion import rungs
 from autometa.searching.settings import SearchSettings, run_seed
 from autometa.searching.units import WorkUnit
-from autometa.study import is_advised, is_eligible
 from autometa.training.population import RunResult
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
@@ -223,7 +221,11 @@ class Finals:
             if failed:
                 reasons[entrant.method] = failed[0]
                 continue
-            finalists.append(self._finalist(entrant, lengths))
+            one = self._finalist(entrant, lengths)
+            if one is None:
+                reasons[entrant.method] = "Its runs diverged, each at another length."
+            else:
+                finalists.append(one)
         kept = {finalist.method for finalist in finalists}
         for entrant in entrants:
             if entrant.method not in kept and not entrant.optional:
@@ -259,7 +261,9 @@ class Finals:
         (result,) = yield [unit]
         if failed := [r.reason for r in result.results if r.reason]:
             raise InfrastructureError(f"The final refit failed: {failed[0]}")
-        state = PopulationState.join([load_run(unit.checkpoint(n, unit.to_step)) for n in unit.names])
+        state = PopulationState.join(
+            [load_run(unit.checkpoint(n, unit.to_step)) for n in unit.names]
+        )
         source = {"steps": finalist.steps, "budget": finalist.budget, "seeds": seeds}
         return state, {**facts, "study": self.study, **source}
 
@@ -282,7 +286,6 @@ class Finals:
     ) -> list[tuple[int, int, tuple[int, ...], WorkUnit]]:
         """One unit an entrant: (its place, budget, numbers of the seeds, unit)."""
         runs, some = replace(self._runs, max_steps=budget), tuple(seeds)
-        at = rungs("asha", budget, 0)
         return [
             (
                 place,
@@ -293,7 +296,6 @@ class Finals:
                     entrant.config.flat(),
                     [self._seeds[k] for k in some],
                     keep=True,
-                    at=at,
                 ),
             )
             for place, entrant in enumerate(entrants)
@@ -330,8 +332,9 @@ class Finals:
         values = np.stack(pairs)
         return gain_of(arm, budget, LONGER * budget, values[:, 0], values[:, 1])
 
-    def _finalist(self, entrant: Entrant, lengths: list[dict[int, _Trained]]) -> Finalist:
-        """The length with the best mean over the seeds; equal ones favour the shorter."""
+    def _finalist(self, entrant: Entrant, lengths: list[dict[int, _Trained]]) -> Finalist | None:
+        """The length with the best mean over the seeds; equal ones favour the shorter. None where
+        at no length every run has a score."""
         best: tuple[float, int, list[_Trained]] | None = None
         for some in lengths:
             of_seed = [some[k] for k in sorted(some)]
@@ -341,8 +344,8 @@ class Finals:
                 known = [value for value in values if value is not None]
                 if len(known) == len(values) and (best is None or np.mean(known) > best[0]):
                     best = (float(np.mean(known)), place, of_seed)
-        if best is None:  # every run has a score somewhere, but not at one length
-            raise InfrastructureError("The finalists' runs diverged at different lengths.")
+        if best is None:
+            return None
         value, place, of_seed = best
         steps = of_seed[0].curve[place].step
         found = [run.curve[place].tasks for run in of_seed]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import json
 import os
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autometa.errors import InfrastructureError, UserError, nearest
+
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 HOME = "The home folder (`home`, `--home` or `$AUTOMETA_HOME`)"
 """How messages name it."""
@@ -128,3 +133,42 @@ def check_study_name(name: str, parameter: str = "study_name") -> str:
             f"start with a letter or digit. Found `{parameter} = {name!r}`."
         )
     return name
+
+
+def note_opening(home: Home, fingerprint: str) -> int:
+    """Count that the test rows of a suite are opened, and return how often they were before.
+
+    Args:
+        fingerprint: of the suite, `TaskSuite.fingerprint`.
+
+    Processes on one machine may call it at once: a lock is held while the file is changed, and the
+    new file replaces the old one as a whole. A file that cannot be read counts from the start.
+
+    Raises:
+        InfrastructureError: the home folder cannot be written.
+    """
+    path = home.root / "openings.json"
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            counts = _read_counts(path)
+            before = counts.get(fingerprint, 0)
+            counts[fingerprint] = before + 1
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(counts, indent=1), encoding="utf-8")
+            part.replace(path)
+    except OSError as exc:
+        raise InfrastructureError(
+            f"The openings of test rows cannot be counted in `{path}` ({exc.strerror})."
+        ) from exc
+    return before
+
+
+def _read_counts(path: Path) -> dict[str, int]:
+    try:
+        counts = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): int(value) for key, value in counts.items()}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError):
+        return {}

@@ -82,10 +82,9 @@ class Judge:
         if contest.longer:
             test["verdict"] = f"{test['verdict']} {_held_at(budget)}"
         test = self._judge_bound(test, trials, finalists, reference)
-        name = test["recommended"]
+        name = test["delivered"]["method"]
         chosen = finalists.get(name, [None])[0]
         row = next(row for row in test["methods"] if row["name"] == name)
-        test["delivered"] = {"method": name, "words": row["words"], "score": row["score"]}
         facts = {
             "suite": contest.suite.name,
             "fingerprint": contest.suite.fingerprint,
@@ -124,9 +123,13 @@ class Judge:
         if sharing.kept is None or sharing.number is None:
             return test
         found = judge_bound(test, trials, reference, delta, sharing.number, sharing.kept)
-        return found if found["recommended"] != "independent" or "independent" in finalists else {
-            **found, "recommended": "sharing"
-        }  # fmt: skip
+        if found["recommended"] not in finalists:  # it names independent networks, or leaves it
+            return {**test, "constraint": found["constraint"]}
+        row = next(r for r in test["methods"] if r["name"] == found["recommended"])
+        if found["recommended"] != test["recommended"]:
+            keys = {"method": row["name"], "words": row["words"], "score": row["score"]}
+            found["delivered"] = keys
+        return found
 
 
 def _notes(

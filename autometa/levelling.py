@@ -66,6 +66,4 @@ def gain_of(
     if len(sample) < 2:
         return Gain(arm, steps, longer, mean, None, None, mean > WORTH)
     found = mean_interval(sample, level=0.9)
-    return Gain(
-        arm, steps, longer, mean, found.low, found.high, found.low > 0 and mean > WORTH
-    )
+    return Gain(arm, steps, longer, mean, found.low, found.high, found.low > 0 and mean > WORTH)

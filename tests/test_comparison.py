@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from autometa import comparison
-from autometa.comparison import compare
+from autometa.comparison import Candidate, Method, compare_rows, words
 from autometa.errors import AutometaError, DataError
 from autometa.metrics import MIN_RARER, MIN_ROWS, TaskSpec, delta_m, evaluate
 
@@ -27,6 +26,27 @@ def aligned(rng, noise, rows=200, seeds=5):
     return arms[0], arms[1], y.astype(np.float32), regression([f"t{i}" for i in range(len(arm))])
 
 
+class Found(dict):
+    """Plain data whose entries can be read as attributes, too."""
+
+    __getattr__ = dict.__getitem__
+
+
+def compare(shared, alone, y, specs, *, gbdt=None, sharing="sharing", values=(0.5, 0.5), **options):
+    """Two arms of one candidate each, single networks, and trees if given."""
+    methods = [
+        Method("sharing", sharing, "network", (Candidate(1, values[0], shared),)),
+        Method(
+            "independent", "equally tuned independent networks", "network",
+            (Candidate(2, values[1], alone),),
+        ),
+    ]  # fmt: skip
+    if gbdt is not None:
+        methods.append(Method("trees", "trees", "baseline", (Candidate(None, 0.0, gbdt[None]),)))
+    found = Found(compare_rows(methods, y, specs, ensemble=False, **options))
+    return Found(found, tasks=[Found(task) for task in found.tasks])
+
+
 # --- outcomes and words ---------------------------------------------------------------------------
 
 
@@ -38,7 +58,7 @@ def test_sharing_wins_where_it_is_planted():
     assert found.delta_m_ci[0] > 0
     assert found.verdict.startswith("Sharing helps on wq: hard sharing scores 0.8")
     assert " for equally tuned independent networks (difference +0." in found.verdict
-    assert found.verdict.endswith("3 of 3 tasks helped, 0 hurt.")
+    assert "3 of 3 tasks helped, 0 hurt. Recommended: hard sharing, measurably" in found.verdict
     assert "95% interval +0." in found.verdict
     assert "Δm +" in found.verdict
 
@@ -49,20 +69,24 @@ def test_independent_wins_where_it_is_planted():
     assert (found.outcome, found.recommended) == ("independent", "independent")
     assert found.difference_ci[1] < 0
     assert found.verdict.startswith("Independent networks win on wq: sharing scores 0.6")
-    assert found.verdict.endswith("0 of 3 tasks helped, 3 hurt.")
+    assert "0 of 3 tasks helped, 3 hurt. Recommended: equally tuned" in found.verdict
 
 
-def test_no_difference_is_undecided_and_says_what_to_use():
+@pytest.mark.parametrize(
+    ("values", "picked"), [((0.7, 0.6), "sharing"), ((0.6, 0.7), "independent")]
+)
+def test_where_undecided_validation_names_the_method(values, picked):
     shared, alone, y, specs = aligned(np.random.default_rng(3), [[0.5] * 3, [0.5] * 3])
-    found = compare(shared, alone, y, specs, suite="wq", sharing="a tree")
-    assert found.outcome == "undecided"
-    assert found.recommended == ("sharing" if found.difference >= 0 else "independent")
-    assert found.verdict.startswith("Sharing neither helps nor hurts measurably on wq: a tree ")
-    assert "within noise" in found.verdict
-    picked = "a tree" if found.recommended == "sharing" else "independent networks"
-    assert f"recommended for its higher mean score: {picked};" in found.verdict
-    other = compare(alone, shared, y, specs, suite="wq", sharing="a tree")
-    assert {found.recommended, other.recommended} == {"sharing", "independent"}
+    for arms in ((shared, alone), (alone, shared)):  # whichever is higher on the test rows
+        found = compare(*arms, y, specs, suite="wq", sharing="a tree", values=values)
+        assert found.outcome == "undecided"
+        assert found.recommended == picked
+        assert found.verdict.startswith("Sharing neither helps nor hurts measurably on wq: a tree ")
+        assert "within noise" in found.verdict
+        called = "a tree" if picked == "sharing" else "equally tuned independent networks"
+        assert found.verdict.endswith(
+            f"Recommended: {called}, the best of the two on validation (0.700)."
+        )
 
 
 def test_equal_arms_recommend_sharing_and_call_nothing():
@@ -70,10 +94,9 @@ def test_equal_arms_recommend_sharing_and_call_nothing():
     found = compare(shared, shared, y, specs)
     assert (found.outcome, found.recommended) == ("undecided", "sharing")
     assert found.difference == 0
-    assert found.difference_ci == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert found.difference_ci == pytest.approx([0.0, 0.0], abs=1e-9)
     assert found.delta_m == pytest.approx(0, abs=1e-9)
     assert "difference +0.000, 95% interval +0.000 to +0.000; Δm +0.0%" in found.verdict
-    assert "equal mean score" in found.verdict
     assert [t.p for t in found.tasks] == [1.0, 1.0]
 
 
@@ -85,9 +108,7 @@ def test_score_and_delta_m_against_each_other_are_undecided():
     assert found.difference_ci[0] > 0
     assert found.delta_m_ci[1] < 0
     assert found.outcome == "undecided"
-    assert found.notes == (
-        "the score favours sharing but Δm favours independent networks",
-    )  # fmt: skip
+    assert found.notes == ["the score favours sharing but Δm favours independent networks"]
     assert "undecided, because the score favours sharing but Δm" in found.verdict
     assert (found.helped, found.hurt) == (1, 2)
 
@@ -96,7 +117,7 @@ def test_swapping_the_arms_swaps_the_signs():
     shared, alone, y, specs = aligned(np.random.default_rng(6), [[0.4, 0.6], [0.5, 0.5]])
     a, b = compare(shared, alone, y, specs), compare(alone, shared, y, specs)
     assert a.difference == pytest.approx(-b.difference)
-    assert a.difference_ci == pytest.approx((-b.difference_ci[1], -b.difference_ci[0]))
+    assert a.difference_ci == pytest.approx([-b.difference_ci[1], -b.difference_ci[0]])
     assert [t.effect for t in a.tasks] == ["helped", "hurt"]
     assert [t.effect for t in b.tasks] == ["hurt", "helped"]
 
@@ -110,8 +131,7 @@ def test_numbers_by_hand():
     shared = np.array([[[[0.5], [-0.5]]], [[[1.0], [-1.0]]]], dtype=np.float32)
     alone = np.zeros((2, 1, 2, 1), dtype=np.float32)
     found = compare(shared, alone, y, [TaskSpec("t", "regression", "rmse", std=10.0)])
-    assert found.seed_scores == (0.75, 1.0)
-    assert found.independent_seed_scores == (0.0, 0.0)
+    assert [m["seed_scores"] for m in found.methods] == [[0.75, 1.0], [0.0, 0.0]]
     assert (found.score, found.independent_score, found.difference) == (0.875, 0.0, 0.875)
     assert found.constant_score == 0.0
     assert found.delta_m == pytest.approx(100 * (10 - 2.5) / 10)  # RMSE 5 and 0 against 10, 10
@@ -132,7 +152,7 @@ def test_it_agrees_with_the_metrics():
     a, b = (evaluate(p, y, specs, mask=mask) for p in pred)
     assert found.score == pytest.approx(a.value().mean())
     assert found.independent_score == pytest.approx(b.value().mean())
-    assert found.gbdt_score == pytest.approx(a.value()[0])
+    assert found.methods[2]["score"] == pytest.approx(a.value()[0])
     means = delta_m(a.task_values(), b.task_values(), specs).mean()
     assert found.delta_m == pytest.approx(means)
     assert [t.shared for t in found.tasks] == pytest.approx(list(a.task_scores().mean(0)))
@@ -143,9 +163,8 @@ def test_result_is_plain_json():
     shared, alone, y, specs = aligned(rng, [[0.4, 0.6], [0.5, 0.5]])
     y[:, 1] = 0  # not judged
     found = compare(shared, alone, y, specs, suite="wq")
-    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert data["outcome"] == found.outcome
-    assert data["difference_ci"] == list(found.difference_ci)
+    data = json.loads(json.dumps(found, allow_nan=False))
+    assert data == found
     assert data["tasks"][1]["shared"] is None
     assert {"name", "metric", "shared", "independent", "effect", "judged"} <= set(data["tasks"][0])
 
@@ -214,7 +233,7 @@ def test_nothing_to_judge_is_said():
     assert (found.score, found.difference, found.difference_ci) == (None, None, None)
     assert (found.outcome, found.recommended) == ("undecided", "independent")
     assert found.verdict.startswith("Nothing can be judged on flat")
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(found, allow_nan=False)
 
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -258,7 +277,7 @@ def test_intervals_narrow_with_rows_and_repeat_with_the_seed():
 
 def test_one_seed_is_said_to_cover_rows_only():
     found = compare(*aligned(np.random.default_rng(14), [[0.5], [0.6]], seeds=1))
-    assert found.notes == ("one seed: the intervals cover the choice of test rows only",)
+    assert found.notes == ["one seed: the intervals cover the choice of test rows only"]
     assert found.difference_ci[0] < found.difference < found.difference_ci[1]
 
 
@@ -267,18 +286,107 @@ def test_one_seed_is_said_to_cover_rows_only():
 
 def test_unequal_seeds_are_refused():
     shared, alone, y, specs = aligned(np.random.default_rng(15), [[0.5], [0.6]])
-    with pytest.raises(DataError, match="Found 5 for sharing and 4 for independent"):
+    with pytest.raises(DataError, match="Found 5 for sharing, 4 for independent"):
         compare(shared, alone[:4], y, specs)
 
 
 def test_a_diverged_network_is_named():
     shared, alone, y, specs = aligned(np.random.default_rng(16), [[0.5, 0.5], [0.6, 0.6]])
     alone[3, 1, 0] = np.inf
-    with pytest.raises(AutometaError, match="independent network of seed 3 .* task 't1'"):
+    with pytest.raises(AutometaError, match="`independent`.* with seed 3 .* task 't1'"):
         compare(shared, alone, y, specs)
 
 
 def test_an_end_near_zero_keeps_its_sign_in_words() -> None:
-    assert comparison._digits((-0.006, -0.0002), 3) == 4
-    assert comparison._digits((-0.006, 0.001), 3) == 3
-    assert comparison._digits((0.0, 0.0), 3) == 3
+    assert words._digits((-0.006, -0.0002), 3) == 4
+    assert words._digits((-0.006, 0.001), 3) == 3
+    assert words._digits((0.0, 0.0), 3) == 3
+
+
+# --- many methods, tuning, groups -----------------------------------------------------------------
+
+
+def noisy(y, rng, noise, seeds=5):
+    return (y.T + noise * rng.normal(size=(seeds, *y.T.shape)))[..., None]
+
+
+def test_the_best_is_named_first_and_recommended_where_it_is_ahead():
+    rng = np.random.default_rng(20)
+    y = rng.normal(size=(300, 2))
+    methods = [
+        Method("sharing", "hard sharing", "network", (Candidate(1, 0.6, noisy(y, rng, 0.6)),)),
+        Method("independent", "alone", "network", (Candidate(2, 0.6, noisy(y, rng, 0.6)),)),
+        Method("ridge", "ridge", "baseline", (Candidate(None, 0.5, noisy(y, rng, 0.5, 1)),)),
+        Method("trees", "trees", "baseline", (Candidate(None, 0.7, noisy(y, rng, 0.2, 1)),)),
+    ]
+    found = compare_rows(methods, y, regression("ab"), ensemble=False, suite="wine")
+    assert found["verdict"].startswith("Best on wine: trees, 0.96")
+    assert "; the best network, " in found["verdict"]
+    assert found["verdict"].endswith("Recommended: trees, measurably ahead of all others.")
+    assert (found["recommended"], found["best"]["over"]) == ("trees", "ridge")
+    assert found["best"]["margin_ci"][0] > 0
+    assert found["outcome"] == "undecided"
+    rows = {row["name"]: row for row in found["methods"]}
+    assert rows["trees"]["difference"] is None
+    assert rows["ridge"]["difference_ci"][0] > 0
+
+
+def test_an_ensemble_is_judged_by_the_mean_of_its_seeds():
+    rng = np.random.default_rng(21)
+    y = rng.normal(size=(200, 2))
+    outputs = noisy(y, rng, 0.5)
+    method = Method("sharing", "it", "network", (Candidate(1, 0.6, outputs),))
+    together, single = (
+        compare_rows([method], y, regression("ab"), ensemble=e)["methods"][0] for e in (True, False)
+    )
+    specs = regression("ab")
+    assert together["score"] == pytest.approx(evaluate(outputs.mean(0), y, specs).value())
+    assert single["score"] == pytest.approx(evaluate(outputs, y, specs).value().mean())
+    assert together["seed_scores"] == single["seed_scores"]
+
+
+def test_finalists_that_differ_widen_the_interval_and_lone_winners_do_not_know():
+    rng = np.random.default_rng(22)
+    y = rng.normal(size=(400, 2))
+
+    def arm(name, noises, luck):
+        some = tuple(Candidate(n, 0.6 - 0.01 * n, noisy(y, rng, e)) for n, e in enumerate(noises))
+        if not luck:
+            return Method(name, name, "network", some[:1])
+        return Method(name, name, "network", some, tuple(np.linspace(0.6, 0.4, 16)), 16, 16, 16)
+
+    widths = {}
+    for luck in (False, True):
+        arms = [arm(n, [0.5, 0.4, 0.6, 0.45], luck) for n in ("sharing", "independent")]
+        found = compare_rows(arms, y, regression("ab"), ensemble=False)
+        widths[luck] = [np.diff(found["difference_ci"])[0]]
+        widths[luck] += [np.diff(task["difference_ci"])[0] for task in found["tasks"]]
+        widths[luck].append(np.diff(found["delta_m_ci"])[0])
+    assert (np.array(widths[True]) > 2.0 * np.array(widths[False])).all()
+    assert len(found["methods"][0]["finalists"]) == 4
+
+
+def test_rows_of_a_group_are_resampled_together():
+    rng = np.random.default_rng(23)
+    groups = np.repeat(np.arange(15), 20)
+    false = {"groups": 0, "rows": 0}
+    for _ in range(60):
+        y = rng.normal(size=(300, 1))
+        arms = [
+            (y[:, 0] + 0.4 * rng.normal(size=15)[groups] + 0.1 * rng.normal(size=(3, 300)))
+            [:, None, :, None]
+            for _ in range(2)
+        ]  # fmt: skip
+        for way, of in (("groups", groups), ("rows", None)):
+            found = compare(*arms, y, regression("a"), groups=of, resamples=200)
+            false[way] += found.outcome != "undecided"
+    assert false["groups"] <= 8
+    assert false["rows"] >= 20
+
+
+def test_a_task_that_neither_arm_learns_is_not_helped():
+    rng = np.random.default_rng(24)
+    shared, alone, y, specs = aligned(rng, [[0.3, 1.1], [0.5, 1.6]], rows=300)
+    found = compare(shared, alone, y, specs)
+    assert [task.effect for task in found.tasks] == ["helped", "not learned"]
+    assert "1 of 2 tasks helped, 0 hurt, 1 not learned by either" in found.verdict

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from autometa.errors import UserError
-from autometa.home import Home, check_study_name
+from autometa.home import Home, check_study_name, note_opening
 
 
 def test_argument_then_environment_then_default(tmp_path, monkeypatch):
@@ -46,3 +47,13 @@ def test_study_names(name):
 def test_study_names_that_cannot_be_files(name):
     with pytest.raises(UserError, match="study_name"):
         check_study_name(name)
+
+
+def test_openings_of_test_rows_are_counted_by_suite(tmp_path):
+    home = Home(tmp_path / "home")
+    assert [note_opening(home, "a"), note_opening(home, "a"), note_opening(home, "b")] == [0, 1, 0]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: note_opening(home, "a"), range(40)))
+    assert sorted(found) == list(range(2, 42))
+    (home.root / "openings.json").write_text("no json")
+    assert note_opening(home, "a") == 0

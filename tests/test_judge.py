@@ -63,7 +63,8 @@ def test_other_test_rows_change_the_judgement_and_nothing_else(
     assert found.best == other.best
     assert found.test is not None
     assert other.test is not None
-    assert found.test["sharing"] == other.test["sharing"]
+    words = [[m["words"] for m in one.test["methods"]] for one in (found, other) if one.test]
+    assert words[0] == words[1]
     assert abs(found.test["score"] - other.test["score"]) > 0.1
     for one in (found, other):
         assert one.diagnosis is not None
@@ -108,12 +109,17 @@ def test_result_has_what_the_command_line_promises(found: SearchResult) -> None:
     assert sum(body["states"].values()) == body["n_trials"] == 10
     test = body["test"]
     assert set(test) >= {
-        "score", "independent_score", "gbdt_score", "delta_m", "delta_m_ci", "verdict", "tasks",
+        "score", "independent_score", "methods", "delta_m", "delta_m_ci", "verdict", "tasks",
     }  # fmt: skip
     low, high = test["delta_m_ci"]
     assert low < test["delta_m"] < high
     assert [task["name"] for task in test["tasks"]] == ["up", "down", "sign"]
-    assert {task["effect"] for task in test["tasks"]} <= {"helped", "hurt", "undecided"}
+    assert {task["effect"] for task in test["tasks"]} <= {
+        "helped",
+        "hurt",
+        "undecided",
+        "not learned",
+    }
     assert found.verdict == test["verdict"]
     assert test["verdict"].count("\n") == 0
 
@@ -166,7 +172,7 @@ def test_one_arm_gives_a_model_and_no_comparison(tmp_path: Path) -> None:
     assert result.test is not None
     assert result.test["independent_score"] is None
     assert result.test["delta_m"] is None
-    assert "No comparison" in result.test["verdict"]
+    assert "nothing can be said about independent networks" in result.test["verdict"]
     assert result.model is not None
 
 

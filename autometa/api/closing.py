@@ -50,9 +50,7 @@ def closing(
     )
     opening = partial(note_opening, home, suite.fingerprint)
     judge = Judge(contest, finals, settings, opening)
-    judging = ScriptSource(
-        lambda: judge.script(handle.trials(), loop.reference), judge.unit_done
-    )
+    judging = ScriptSource(lambda: judge.script(handle.trials(), loop.reference), judge.unit_done)
     if isinstance(suite, EpisodicSuite):
         return None, judging
     diagnosis = Diagnosis(

@@ -27,9 +27,9 @@ from autometa.api.prepare import (
     check_settings,
     choose_name,
     choose_space,
+    chosen_by,
     earlier_attrs,
     make_executor,
-    chosen_by,
     stored_judgement,
     study_attrs,
 )

@@ -19,7 +19,7 @@ from autometa.tracking import Tracker
 
 #: rows of the data set that MLflow gets a digest and a profile of
 _LOGGED_ROWS = 10_000
-_NUMBERS = ("score", "independent_score", "gbdt_score", "difference", "delta_m")
+_NUMBERS = ("score", "independent_score", "difference", "delta_m")
 
 
 def log_start(
@@ -58,16 +58,15 @@ def log_end(
     diagnosis: dict[str, Any] | None,
     prior: dict[str, Any] | None,
 ) -> None:
-    """The verdict, its numbers (of every method and held-out task, in episodes), what the prior did
+    """The verdict, its numbers of every method and task, what the prior did
     and the model."""
     numbers = {f"test/{key}": test[key] for key in _NUMBERS if test.get(key) is not None}
     for method in test.get("methods", ()):
         for key in ("score", "value"):
             numbers[f"test/{method['name']}/{key}"] = method[key]
-    if "methods" in test:
-        for task in test["tasks"]:
-            for name, score in task["scores"].items():
-                numbers[f"test/{name}/task/{task['name']}"] = score
+    for task in test["tasks"]:
+        for name, score in task["scores"].items():
+            numbers[f"test/{name}/task/{task['name']}"] = score
     tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
     texts = {}
     if prior is not None and prior["sources"]:
@@ -79,6 +78,5 @@ def log_end(
     if diagnosis is not None and diagnosis["reason"] is None:
         tags["diagnosis"] = diagnosis["cause"]
         texts["diagnosis.json"] = json.dumps(diagnosis, indent=1)
-    if "methods" in test:
-        texts["comparison.json"] = json.dumps(test, indent=1)
+    texts["comparison.json"] = json.dumps(test, indent=1)
     tracker.search_finished(numbers, tags, [model], "FINISHED", texts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from autometa.describing import describe_network
 from autometa.errors import UserError
-from autometa.judge import describe_network
 from autometa.searching.bound import bound_tasks
 from autometa.searching.costs import check_cost
 from autometa.searching.settings import SearchSettings, independent_trials

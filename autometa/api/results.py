@@ -31,10 +31,12 @@ class SearchResult:
             of the best completed trial; None if none.
         diagnosis: why sharing hurts or helps, as plain JSON: `cause`, `findings`, `advice`, what
             became of it (`tried`), `measurements`; None without one.
-        test: the final comparison on the test rows (`score`, `independent_score`, `gbdt_score`,
-            `delta_m`, `delta_m_ci`, `verdict`, `tasks`, …; `constraint` where a bound on the tasks
-            was set); None if the search was interrupted.
-        model: folder of the model that the verdict recommends; None if interrupted.
+        test: the final comparison on the test rows: every one of `methods`, `best`, `recommended`
+            and `delivered`; sharing against independent networks (`outcome`, `score`,
+            `independent_score`, `difference`, `delta_m`, each with its interval `…_ci`, `tasks`);
+            `budget`, `opened_before`, `verdict`, …; `constraint` where a bound on the tasks was
+            set. None if the search was interrupted.
+        model: folder of the model that is delivered; None if interrupted.
         seconds: wall time of this call.
         mlflow: `tracking_uri` and `run_id`; None where tracking is off.
         trials: one row a trial.
@@ -87,6 +89,8 @@ class SearchResult:
             "best": self.best,
             "test": self.test,
             "diagnosis": self.diagnosis,
+            "methods": None if self.test is None else _briefly(self.test["methods"]),
+            "delivered": None if self.test is None else self.test["delivered"],
             "model": None if self.model is None else str(self.model),
             "seconds": round(self.seconds, 2),
             "mlflow": self.mlflow,
@@ -97,6 +101,20 @@ class SearchResult:
             "rungs": self.rungs,
             "interrupted": self.interrupted,
         }
+
+
+def _briefly(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each method with its test score: what is compared first."""
+    return [
+        {
+            "name": row["name"],
+            "score": row["score"],
+            "interval": row["score_ci"],
+            "seconds": row["seconds"],
+            "tuned": row["tuned"],
+        }
+        for row in methods
+    ]
 
 
 @dataclass(frozen=True)

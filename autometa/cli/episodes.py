@@ -1,4 +1,4 @@
-"""What a search in episodes found, in tables: every method, and the held-out tasks."""
+"""The methods of a final comparison in tables, and the held-out tasks of one in episodes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ _VALUES = {"accuracy": "accuracy", "auc": "AUC", "rmse": "RMSE"}
 
 
 def print_methods(test: dict[str, Any]) -> None:
-    """The methods by score on the test episodes, then the held-out tasks.
+    """The methods by test score, then the held-out tasks where there are episodes.
 
     Args:
-        test: the final comparison, as `compare_episodes` gives it.
+        test: the final comparison, as `comparison` gives it.
     """
-    from autometa.comparison_episodes import by_score
+    from autometa.comparison import by_score
 
-    value = _VALUES[test["metric"]]
+    # a suite of several tasks has no value but the score
+    in_episodes = test["layout"] == "episodes"
+    value = _VALUES[test["metric"]] if in_episodes else "validation"
     methods = sorted(test["methods"], key=lambda m: by_score(m["score"]))
     table(
-        ["method", "trial", "score", "95% interval", value, "the search has"],
+        ["method", "trial", "score", "95% interval", value, "the recommended has"],
         [
             [
                 m["words"],
                 m["trial"],
                 None if m["score"] is None else f"{m['score']:.3f}",
                 _interval(m["score_ci"], "{:.3f}"),
-                m["value"],
+                m["value"] if in_episodes else m["validation"],
                 _gap(m),
             ]
             for m in methods
         ],
         right=["trial", "score"],
     )
-    if not test["tasks"]:
+    if not in_episodes or not test["tasks"]:
         return
     say()
     shown = methods[:_COLUMNS]
@@ -61,7 +63,7 @@ def _interval(ends: list[float] | None, form: str) -> str | None:
 
 
 def _gap(method: dict[str, Any]) -> str | None:
-    """How much more the winner of the search scores."""
+    """How much more the recommended method scores."""
     if method["difference"] is None:
         return None
     return f"{method['difference']:+.3f} ({_interval(method['difference_ci'], '{:+.3f}')})"

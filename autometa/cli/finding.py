@@ -54,14 +54,11 @@ def print_finding(
     say(test["verdict"])
     for remark in test.get("notes", ()):
         say(f"Note: {remark}.")
-    if test.get("gbdt_score") is not None:
-        say(f"For comparison, gradient-boosted trees score {test['gbdt_score']:.3f}.")
     if test.get("constraint"):
         _bound(test["constraint"])
-    if "methods" in test:
-        say()
-        print_methods(test)
-    elif test["tasks"]:
+    say()
+    print_methods(test)
+    if test["layout"] == "rows" and test["tasks"]:
         say()
         _tasks(test["tasks"], test.get("constraint"))
     if found["diagnosis"] is not None:
@@ -166,7 +163,7 @@ def _front(found: dict[str, Any]) -> None:
 
     front, unit = found["front"], COSTS[found["cost"]]
     test = found["test"]
-    chosen = None if test is None else test["winners"].get(test["recommended"])
+    chosen = None if test is None else test["winners"].get(test["delivered"]["method"])
     say(
         f"Pareto front of {len(front)} trials (score of one run on the validation rows, higher is "
         f"better; {unit}, lower is better):"
@@ -188,9 +185,9 @@ def _front(found: dict[str, Any]) -> None:
     if chosen is None:
         return
     if any(row["number"] == chosen for row in front):
-        say("* recommended below, for its score.")
+        say("* delivered below, for its score.")
     else:
-        say(f"Trial {chosen}, recommended below for its score over several seeds, is not on it.")
+        say(f"Trial {chosen}, delivered below for its score over several seeds, is not on it.")
 
 
 def _next(found: dict[str, Any], home: Home, storage: str | None, uri: str | None) -> None:
@@ -199,13 +196,12 @@ def _next(found: dict[str, Any], home: Home, storage: str | None, uri: str | Non
     where = "" if home == Home.find() else f" --home {shlex.quote(shown(home.root))}"
     study = where + (f" --storage {shlex.quote(hidden(storage))}" if storage else "")
     test, model = found["test"], shown(Path(found["model"]))
-    if "methods" in test:
-        kept = next(m["words"] for m in test["methods"] if m["name"] == test["recommended"])
-        say(f"Model ({kept}, trained again on training and validation tasks): {model}")
+    words = test["delivered"]["words"]
+    if test["layout"] == "episodes":
+        say(f"Model ({words}, trained again on training and validation tasks): {model}")
         say(f"  autometa adapt {model} NEW_TASK.csv --out ADAPTED")
     else:
-        kind = "independent networks" if test["recommended"] == "independent" else "sharing"
-        say(f"Model ({kind}, trained again on training and validation rows): {model}")
+        say(f"Model ({words}, trained again on training and validation rows): {model}")
         say(f"  autometa predict {model} NEW_ROWS --out predictions.csv")
     say(f"  autometa trials {found['study']}{study}")
     if found["diagnosis"] is not None and found["diagnosis"]["reason"] is None:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from autometa.comparison import TaskComparison, compare_tasks
+from autometa.comparison import (
+    Candidate,
+    Method,
+    Resampled,
+    TaskComparison,
+    resample_rows,
+    task_effects,
+)
 from autometa.diagnosis.measurements import (
     Estimate,
     Influence,
@@ -19,14 +26,8 @@ from autometa.diagnosis.measurements import (
     TaskEffect,
 )
 from autometa.diagnosis.networks import Network, Role
-from autometa.intervals import (
-    Bootstrap,
-    Interval,
-    bootstrap,
-    mean_interval,
-    t_interval,
-)
-from autometa.metrics import Evaluation, TaskSpec, divide, evaluate
+from autometa.intervals import Interval, mean_interval, t_interval
+from autometa.metrics import Evaluation, TaskSpec, evaluate
 from autometa.tasks import Rows
 
 #: (a, b): the score of a minus that of b
@@ -78,28 +79,25 @@ def measure(
     the question there is how well these very rows are fitted.
     """
     roles = list(trained)
-    labels, mask, task = _arrays(val)
-    boot = bootstrap(
-        [trained[role].val for role in roles],
-        labels, specs, mask=mask, task=task, resamples=_RESAMPLES, seed=seed,
-    )  # fmt: skip
+    boot = _resampled({str(role): trained[role].val for role in roles}, val, specs, seed)
     labels, mask, task = _arrays(train)
     fits = {
         role: evaluate(one.train, labels, specs, mask=mask, task=task)
         for role, one in trained.items()
         if one.train is not None
     }
-    scores = boot.observed.value()[:, :, 0]
-    per_task = boot.observed.task_scores()[:, :, 0].mean(1)
+    scores, per_task = boot.scores(), boot.task_scores()
     networks = {
-        role: _measured(one, fits[role], float(scores[k].mean()), per_task[k], steps)
-        for k, (role, one) in enumerate(trained.items())
+        role: _measured(
+            one, fits[role], float(boot.of(role, scores)[0]), boot.of(role, per_task)[0], steps
+        )
+        for role, one in trained.items()
     }
-    n_rows = float(boot.observed.n.sum() if val.task is not None else len(val.y))
+    seeds = len(trained[roles[0]].val)
     found = Measurements(
         tuple(spec.name for spec in specs),
         tuple(steps),
-        len(scores[0]),
+        seeds,
         blocks,
         {str(role): one for role, one in networks.items()},
         pairs=pairs,
@@ -107,9 +105,8 @@ def measure(
     for a, b in CONTRASTS:
         if a not in trained or b not in trained or trained[a] is trained[b]:
             continue
-        both = _arms(boot, [roles.index(a), roles.index(b)])
         name = f"{a}-{b}"
-        on_val = both.intervals(_score_difference, n_rows)[0]
+        on_val = boot.difference(a, b)
         fit = mean_interval(fits[a].value() - fits[b].value())
         gap = t_interval(fit.estimate - on_val.estimate, fit.se**2 + on_val.se**2, fit.df)
         for into, interval in (
@@ -120,7 +117,7 @@ def measure(
             estimate = _estimate(interval)
             if estimate is not None:
                 into[name] = estimate
-        found.effects[name] = _effects(both, val)
+        found.effects[name] = _effects(boot, a, b, val)
     return found
 
 
@@ -137,18 +134,12 @@ def influences(
     Args:
         isolated: task → the trunk in which it alone has a tower of its own, with the same seeds.
     """
-    labels, mask, task = _arrays(val)
-    boot = bootstrap(
-        [trunk.val, *(one.val for one in isolated.values())],
-        labels, specs, mask=mask, task=task, resamples=_RESAMPLES, seed=seed,
-    )  # fmt: skip
+    outputs = {"trunk": trunk.val, **{str(number): one.val for number, one in isolated.items()}}
+    boot = _resampled(outputs, val, specs, seed)
     found = []
-    for place, (number, one) in enumerate(isolated.items(), start=1):
-        both = _arms(boot, [place, 0])
+    for number, one in isolated.items():
         rest = [t for t in range(len(specs)) if t != number]
-        others = _tasks(both, rest)
-        n_rows = float(others.observed.n.sum() if val.task is not None else len(val.y))
-        interval = others.intervals(_score_difference, n_rows)[0]
+        interval = boot.difference(str(number), "trunk", rest)
         with np.errstate(invalid="ignore"):
             ahead = (one.curve - trunk.curve)[:, :, rest].mean((0, 2)) > 0  # NaN is not ahead
         found.append(
@@ -156,7 +147,7 @@ def influences(
                 number,
                 _estimate(interval),
                 float(interval.p) if math.isfinite(interval.p) else None,
-                tuple(effect.difference for effect in _effects(both, val)),
+                tuple(e.difference for e in _effects(boot, str(number), "trunk", val)),
                 _since(ahead, steps),
             )
         )
@@ -170,18 +161,20 @@ def _since(ahead: np.ndarray, steps: Sequence[int]) -> int | None:
     return int(steps[first]) if first < len(steps) else None
 
 
-def _tasks(boot: Bootstrap, places: list[int]) -> Bootstrap:
-    """The same resamples of some of the tasks."""
-
-    def some(found: Evaluation) -> Evaluation:
-        return Evaluation(
-            tuple(found.specs[t] for t in places),
-            found.error[..., places],
-            found.constant_error[..., places],
-            found.n[..., places],
-        )
-
-    return Bootstrap(some(boot.observed), some(boot.resampled), boot.seeds)
+def _resampled(
+    outputs: Mapping[str, np.ndarray], val: Rows, specs: Sequence[TaskSpec], seed: int
+) -> Resampled:
+    """Networks, each judged by the mean of its seeds, on resampled validation rows."""
+    labels, mask, task = _arrays(val)
+    methods = [
+        Method(name, name, "network", (Candidate(None, math.nan, found),))
+        for name, found in outputs.items()
+    ]
+    groups = None if val.group is None else val.group.numpy()
+    return resample_rows(
+        methods, labels, specs, mask=mask, task=task, groups=groups, ensemble=False,
+        resamples=_RESAMPLES, seed=seed,
+    )  # fmt: skip
 
 
 def _measured(
@@ -210,44 +203,16 @@ def _measured(
     )
 
 
-def _effects(both: Bootstrap, val: Rows) -> tuple[TaskEffect, ...]:
-    labels, mask, task = _arrays(val)
-    observed = both.observed
-    found = compare_tasks(both, observed.task_values()[:, :, 0], labels, mask, task)
-    scale = divide(
-        observed.constant_error,
-        np.array([
-            n if spec.metric != "auc" else pairs
-            for spec, n, pairs in zip(
-                observed.specs, observed.n, observed.constant_error, strict=True
-            )
-        ]),
-    )  # fmt: skip
-
-    def difference(evaluation: Evaluation, seeds: np.ndarray) -> np.ndarray:
-        errors = evaluation.mean_errors()
-        return divide(((errors[1] - errors[0]) * seeds.T[:, :, None]).sum(0), scale)
-
-    intervals = both.intervals(difference, observed.n)
-    return tuple(_effect(a, b) for a, b in zip(found, intervals, strict=True))
+def _effects(boot: Resampled, a: str, b: str, val: Rows) -> tuple[TaskEffect, ...]:
+    found = task_effects(boot, a, b, *_arrays(val))
+    return tuple(_effect(task) for task in found)
 
 
-def _effect(task: TaskComparison, interval: Interval) -> TaskEffect:
-    return TaskEffect(task.name, _estimate(interval), task.effect, task.reason)
-
-
-def _arms(boot: Bootstrap, places: list[int]) -> Bootstrap:
-    """The same resamples of some of the arms."""
-
-    def some(found: Evaluation) -> Evaluation:
-        return Evaluation(found.specs, found.error[places], found.constant_error, found.n)
-
-    return Bootstrap(some(boot.observed), some(boot.resampled), boot.seeds)
-
-
-def _score_difference(evaluation: Evaluation, seeds: np.ndarray) -> np.ndarray:
-    values = evaluation.value()
-    return ((values[0] - values[1]) * seeds.T).sum(0)
+def _effect(task: TaskComparison) -> TaskEffect:
+    estimate = None
+    if task.difference is not None and task.difference_ci is not None:
+        estimate = Estimate(task.difference, *task.difference_ci)
+    return TaskEffect(task.name, estimate, task.effect, task.reason)
 
 
 def _arrays(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -37,9 +37,7 @@ def untried(
 ) -> list[tuple[Arm, dict[str, Any]]]:
     """The advice of each arm whose configuration no finished trial has."""
     known = [trial.user_attrs.get("config") for trial in trials if trial.state.is_finished()]
-    return [
-        (arm, one) for arm, one in wanted if json.loads(json.dumps(one["config"])) not in known
-    ]
+    return [(arm, one) for arm, one in wanted if json.loads(json.dumps(one["config"])) not in known]
 
 
 def record(

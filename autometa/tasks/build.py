@@ -42,6 +42,7 @@ class Parts(NamedTuple):
     fingerprint: str
     target: str | None
     task_column: str | None
+    group: Tensor | None
 
 
 def build(
@@ -96,7 +97,13 @@ def build(
         fingerprint=_fingerprint(raw, tasks, values, number, split),
         target=None if number is None else columns[0].name,
         task_column=task_column,
+        group=None if plan.groups is None else _numbered(plan.groups),
     )
+
+
+def _numbered(groups: np.ndarray) -> Tensor:
+    """int64 [rows]: the groups as numbers."""
+    return torch.from_numpy(np.unique(groups, return_inverse=True)[1].astype(np.int64))
 
 
 def _number_tasks(task: pd.Series, column: str | None) -> tuple[np.ndarray, list[str]]:

@@ -40,6 +40,7 @@ class Rows(NamedTuple):
         task: [rows] grouped, None aligned.
         index: position in the suite; train and val rows index `TaskSuite.x`, test rows are
             counted on from there.
+        group: [rows], which group each row belongs to, where the split kept groups together.
     """
 
     x: Float[Tensor, "row *feature"]
@@ -47,6 +48,7 @@ class Rows(NamedTuple):
     mask: Bool[Tensor, "row *target"]
     task: Int64[Tensor, " row"] | None
     index: Int64[Tensor, " row"]  # type: ignore[assignment]  # hides tuple.index, not used
+    group: Int64[Tensor, " row"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class TaskSuite:
         encoder: how a new table or new images become x.
         fingerprint: hex digest of raw data, tasks and splits; kept by `without_test` and `merged`.
         target, task_column: names of the target and task columns of a grouped suite.
+        group: number of the group of rows that the split kept together, [N]; None without groups.
     """
 
     name: str
@@ -83,6 +86,7 @@ class TaskSuite:
     fingerprint: str = ""
     target: str | None = None
     task_column: str | None = None
+    group: Int64[Tensor, " row"] | None = None
     _test: Rows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -325,6 +329,7 @@ class TaskSuite:
                 fingerprint=facts["fingerprint"],
                 target=facts["target"],
                 task_column=facts["task_column"],
+                group=tensors.get("group"),
                 _test=None if test is None else _rows(test),
             )
         except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as exc:
@@ -343,16 +348,17 @@ class TaskSuite:
 
 def _take(suite: TaskSuite, index: Tensor) -> Rows:
     task = None if suite.task is None else suite.task[index]
-    return Rows(suite.x[index], suite.y[index], suite.mask[index], task, index)
+    group = None if suite.group is None else suite.group[index]
+    return Rows(suite.x[index], suite.y[index], suite.mask[index], task, index, group)
 
 
 def _rows(tensors: Mapping[str, Tensor]) -> Rows:
     x, y, mask, index = (tensors[key] for key in ("x", "y", "mask", "index"))
-    return Rows(x, y, mask, tensors.get("task"), index)
+    return Rows(x, y, mask, tensors.get("task"), index, tensors.get("group"))
 
 
 def _all_tensors(suite: TaskSuite) -> dict[str, Tensor | None]:
-    return {key: getattr(suite, key) for key in ("x", "y", "mask", "task", "split")}
+    return {key: getattr(suite, key) for key in ("x", "y", "mask", "task", "split", "group")}
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor | None]) -> None:

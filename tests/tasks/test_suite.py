@@ -160,6 +160,19 @@ def test_save_and_load(suite, tmp_path):
         assert (a is None and b is None) or torch.equal(a, b)
 
 
+def test_groups_stay_with_the_rows(tmp_path):
+    frame = table()
+    frame["site"] = [f"s{n % 12}" for n in range(len(frame))]
+    suite = TaskSuite.from_frame(frame.drop(columns="part"), targets=["y"], group_column="site")
+    again = TaskSuite.load(suite.save(tmp_path / "suite"))
+    for one in (suite, again):
+        groups = [
+            set(r.group.tolist()) for r in (one.rows("train"), one.rows("val"), one.open_test())
+        ]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 12
+    assert suite.without_test().rows("val").group is not None
+
+
 def test_load_errors(tmp_path):
     with pytest.raises(DataError, match=r"holds no readable suite"):
         TaskSuite.load(tmp_path)

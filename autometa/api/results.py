@@ -29,7 +29,7 @@ class SearchResult:
         best: number, value (on validation) and params of the best completed trial; None if none.
         diagnosis: why sharing hurts or helps, as plain JSON: `cause`, `findings`, `advice`, what
             became of it (`tried`), `measurements`; None without one.
-        test: the final comparison on the test rows (`score`, `independent_score`, `gbdt_score`,
+        test: the final comparison on the test rows (`score`, `independent_score`, `methods`,
             `delta_m`, `delta_m_ci`, `verdict`, `tasks`, …; `constraint` where a bound on the tasks
             was set); None if the search was interrupted.
         model: folder of the model that the verdict recommends; None if interrupted.

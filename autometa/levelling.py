@@ -21,7 +21,7 @@ LONGER = 3
 #: the longest budget, in budgets of the search
 CAP = 9
 #: of the paired seeds, those that the next budget is tried with
-CHECK_SEEDS = 2
+CHECK_SEEDS = 1
 #: a gain of the score that nobody would train three times as long for
 WORTH = 0.002
 

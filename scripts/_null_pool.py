@@ -8,7 +8,6 @@ it was stopped.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -23,8 +22,9 @@ import autometa
 from autometa.home import Home
 from autometa.metrics import TaskSpec
 from autometa.space import Arm, Space, default_space
-from autometa.study import is_eligible, read_study, score_of
+from autometa.study import BEST_STEP, is_eligible, read_study, score_of
 from autometa.tasks import TaskSuite
+from autometa.training.budget import with_batch_size
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
 from autometa.training.state import Run
@@ -71,15 +71,13 @@ def make_pool(suite: TaskSuite, arm: Arm, folder: Path, n: int, seeds: int, step
     """Train what is missing of a pool in `folder`, and read it."""
     folder.mkdir(parents=True, exist_ok=True)
     space = default_space(suite).bind(suite)
-    rows = suite.counts["train"]
     parts = []
     for number in range(n):
         path = folder / f"{arm}-{number}.npz"
         if not path.is_file():
-            config = _draw(space, arm, number)
+            config = with_batch_size(_draw(space, arm, number), suite)
             seeds_of = [_SEARCH + number, *(_PAIRED + k for k in range(seeds))]
-            epochs = math.ceil(steps / max(1, math.ceil(rows / config.optimizer.batch_size)))
-            values, outputs = _train(suite, config, seeds_of, epochs)
+            values, outputs = _train(suite, config, seeds_of, steps, steps)
             _keep(path, {"values": values, "outputs": outputs[1:]})
         parts.append(_read(path))
     values = np.stack([part["values"] for part in parts])
@@ -96,7 +94,7 @@ def real_searches(
     finalists: int,
     seeds: int,
     n_trials: int,
-    max_epochs: int,
+    max_steps: int,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Complete searches of one arm with fresh seeds: validation scores of their finalists (mean
     over the paired seeds) [k], test outputs [k, seed, …], and the scores of all trials."""
@@ -107,7 +105,7 @@ def real_searches(
         if not path.is_file():
             with tempfile.TemporaryDirectory() as home:
                 result = autometa.search(
-                    suite, n_trials=n_trials, max_epochs=max_epochs, seed=1000 + number,
+                    suite, n_trials=n_trials, max_steps=max_steps, seed=1000 + number,
                     independent_share=float(arm == "independent"), workers=0, prior="off",
                     diagnose=False, mlflow_tracking_uri="off", home=home, device="cpu",
                 )  # fmt: skip
@@ -116,7 +114,11 @@ def real_searches(
             best = sorted(done, key=lambda t: -(score_of(t) or 0.0))[:finalists]
             paired = [_PAIRED + 1000 * number + k for k in range(seeds)]
             configs = [TrialConfig.from_flat(t.user_attrs["config"]) for t in best]
-            parts = [_train(suite, config, paired, max_epochs) for config in configs]
+            lengths = [int(t.user_attrs[BEST_STEP]) for t in best]
+            parts = [
+                _train(suite, config, paired, max_steps, length)
+                for config, length in zip(configs, lengths, strict=True)
+            ]
             values, outputs = (np.stack(some) for some in zip(*parts, strict=True))
             scores = np.array([score_of(t) for t in done])
             _keep(path, {"values": values.mean(1), "outputs": outputs, "trials": scores})
@@ -142,12 +144,12 @@ def _draw(space: Space, arm: Arm, number: int) -> TrialConfig:
 
 
 def _train(
-    suite: TaskSuite, config: TrialConfig, seeds: Sequence[int], epochs: int
+    suite: TaskSuite, config: TrialConfig, seeds: Sequence[int], max_steps: int, to_step: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Validation scores [seed] (NaN where a run failed) and test outputs [seed, …]."""
-    trainer = Trainer(suite.without_test(), epochs, torch.device("cpu"))
+    trainer = Trainer(suite.without_test(), max_steps, torch.device("cpu"))
     runs = [Run(config, seed) for seed in seeds]
-    results, state = trainer.train(runs, trainer.start(runs), epochs)
+    results, state = trainer.train(runs, trainer.start(runs), to_step)
     values = np.array([np.nan if one.value is None else one.value for one in results])
     return values, trainer.predict(runs, state, suite.open_test()).astype(np.float32)
 

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, default=400, help="(%(default)s)")
     parser.add_argument("--single", action="store_true", help="single networks, no ensembles")
     parser.add_argument("--real", type=int, metavar="N", help="pairs of complete searches")
-    parser.add_argument("--max-epochs", type=int, default=27, help="of real ones (%(default)s)")
+    parser.add_argument("--max-steps", type=int, default=2000, help="of real ones (%(default)s)")
     parser.add_argument("--clustered", action="store_true", help="rows in groups, no networks")
     parser.add_argument("--quick", action="store_true", help="a tiny pool on a planted suite")
     args = parser.parse_args(argv)
@@ -120,7 +120,7 @@ def judge_suite(
     if args.real is not None:
         real = real_searches(
             suite, arm, folder, 2 * args.real, finalists=args.finalists, seeds=args.paired,
-            n_trials=args.trials, max_epochs=args.max_epochs,
+            n_trials=args.trials, max_steps=args.max_steps,
         )  # fmt: skip
         searches = [_ordered(*parts) for parts in real]
         pairs = list(zip(searches[::2], searches[1::2], strict=True))

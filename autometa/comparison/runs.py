@@ -85,7 +85,7 @@ def averaged(
 
 
 def _luck(method: Method) -> Luck | None:
-    return luck_of(len(method.candidates), len(method.values)) if method.values else None
+    return luck_of(len(method.candidates)) if method.values else None
 
 
 def padded(entry: Entry, runs: int) -> Entry:

@@ -21,7 +21,7 @@ from autometa.study import is_eligible, score_of, violation
 from autometa.training.population import RunResult
 
 #: finalists of each arm
-FINALISTS = 3
+FINALISTS = 5
 
 
 @dataclass(frozen=True)

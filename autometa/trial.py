@@ -20,6 +20,8 @@ from autometa.errors import ConfigError, nearest
 from autometa.learners import LEARNERS, Learner
 from autometa.networks import BACKBONES, ConditioningConfig, Parts, Problem
 from autometa.networks.conditioning import graph_of
+from autometa.networks.inputs import PiecewiseInputs
+from autometa.networks.linear import LinearPath
 from autometa.sharing import SHARING, Sharing
 
 #: axis → its registry, for every axis whose choices are classes
@@ -178,6 +180,7 @@ def check(config: TrialConfig, problem: Problem) -> None:
     backbone = _backbone(config, problem)
     sharing: Any = config.sharing
     mechanism = SHARING[sharing.kind]
+    _around(config, problem)
     _check_adaptation(config, problem, len(backbone.blocks))
     mechanism.check(sharing, problem, len(backbone.blocks))
     mechanism.check_backbone(sharing, backbone)
@@ -271,6 +274,13 @@ def _check_adaptation(config: TrialConfig, problem: Problem, n_blocks: int) -> N
         )
     if problem.episode is not None:
         _check_episodic(config, learner)
+    if not learner.reads_rows and any(_around(config, problem)):
+        raise ConfigError(
+            "Parameters `backbone.inputs` and `backbone.linear` should be `plain` and `none` with "
+            f"`adaptation.kind = {adaptation.kind}`. Found `backbone.inputs = "
+            f"{config.flat()['backbone.inputs']}`, `backbone.linear = "
+            f"{config.flat()['backbone.linear']}`."
+        )
     learner.check(config, problem, n_blocks)
 
 
@@ -334,14 +344,33 @@ def _network(
     """The network of `config`, with those `conditionings` of all its population if given."""
     representation = config.conditioning.representation()
     z_dim = representation["dim"] if representation["embedding"] == "learned" else problem.n_tasks
+    mechanism = SHARING[_kinds(config)[0]]
+    inputs, path = _around(config, problem)
+    inner = problem if inputs is None else problem.with_features(inputs.shape)
     parts = Parts.assemble(
-        problem,
-        _backbone(config, problem),
+        inner,
+        _backbone(config, inner),
         conditionings or [config.conditioning],
         config.head,
         z_dim,
+        inputs=inputs,
+        path=path,
     )
-    return SHARING[_kinds(config)[0]](config.sharing, parts)
+    return mechanism(config.sharing, parts)
+
+
+def _around(
+    config: TrialConfig, problem: Problem
+) -> tuple[PiecewiseInputs | None, LinearPath | None]:
+    """What a learner puts before the network and beside it; other backbones have no such thing."""
+    backbone: Any = config.backbone
+    inputs = path = None
+    if getattr(backbone, "inputs", "plain") == "piecewise":
+        inputs = PiecewiseInputs(problem, backbone.bins)
+    if getattr(backbone, "linear", "none") == "path":
+        own = config.head == "multi_head" or SHARING[_kinds(config)[0]].own_heads
+        path = LinearPath(problem, per_task=own)
+    return inputs, path
 
 
 def _backbone(config: TrialConfig, problem: Problem) -> Any:

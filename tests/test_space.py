@@ -67,6 +67,9 @@ def test_default_space_is_the_one_agreed() -> None:
     both = {
         "backbone.width": some([32, 96, 192]),
         "backbone.dropout": FloatDistribution(0.0, 0.5),
+        "backbone.norm": some(["layer", "none"]),
+        "backbone.linear": some(["none", "path"]),
+        "backbone.inputs": some(["plain", "piecewise"]),
         "balancing.kind": some(["equal", "uncertainty"]),
         "optimizer.lr": FloatDistribution(3e-4, 2e-2, log=True),
         "optimizer.weight_decay": FloatDistribution(1e-6, 1e-1, log=True),

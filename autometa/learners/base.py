@@ -68,6 +68,8 @@ class Learner(ABC):
     #: `balancing.…`) and gives `combine` that state with the balancer's parameters; a learner that
     #: does not takes stateless balancers only
     balances: ClassVar[bool] = False
+    #: encodes the rows (`backbone.inputs`) and has a path past the network (`backbone.linear`)
+    reads_rows: ClassVar[bool] = False
     #: runs that differ in conditioning or balancing may be trained as one
     merges: ClassVar[bool] = False
     #: what the trainer asks to balance gradients and to renew the state
@@ -85,6 +87,13 @@ class Learner(ABC):
     @abstractmethod
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         """Draw θ and buffers."""
+
+    def fit(self, x: Float[Tensor, "row *feature"]) -> Params:
+        """Buffers that the training rows give, which take the place of those of `init`.
+
+        They are alike for all runs of one shape key.
+        """
+        return {}
 
     @abstractmethod
     def roles(self) -> dict[str, Role]:

@@ -23,11 +23,12 @@ class JointConfig(Config):
 
 
 class Joint(Learner):
-    """θ = network, task embeddings and balancing weights; `adapt` is the identity."""
+    """θ = network, linear path, task embeddings and balancing weights; `adapt` is the identity."""
 
     Config = JointConfig
     balances = True
     merges = True
+    reads_rows = True
 
     def __init__(
         self,
@@ -41,6 +42,8 @@ class Joint(Learner):
         self.network = network
         self.row_size = network.parts.backbone.row_size
         self.towers_per_row = problem.n_tasks if network.mixes_tasks else 1
+        self._inputs = network.parts.inputs
+        self._path = network.parts.path
         self._conditioning = conditioning
         self.balancer = balancer
         self._class_mask = problem.class_mask()
@@ -48,6 +51,10 @@ class Joint(Learner):
 
     def init(self, generator: torch.Generator) -> tuple[Params, Params]:
         params, buffers = self.network.init(generator)
+        if self._path is not None:
+            params |= _named("linear", self._path.init())
+        if self._inputs is not None:
+            buffers |= _named("inputs", self._inputs.start())
         if self._has_embedding:
             shape = (self.problem.n_tasks, self._conditioning.dim)
             params["embedding.weight"] = torch.randn(shape, generator=generator)
@@ -59,11 +66,16 @@ class Joint(Learner):
 
     def roles(self) -> dict[str, Role]:
         roles = self.network.roles()
+        if self._path is not None:
+            roles["linear.weight"] = "task" if self._path.per_task else "shared"
         if self._has_embedding:
             roles["embedding.weight"] = "task"
         for name in self.balancer.init(self.problem.n_tasks):
             roles[f"balancing.{name}"] = "task"
         return roles
+
+    def fit(self, x: Tensor) -> Params:
+        return {} if self._inputs is None else _named("inputs", self._inputs.fit(x))
 
     def adapt(self, params: Params, buffers: Params, support: Batch, step: Step) -> Params:
         return params
@@ -96,9 +108,14 @@ class Joint(Learner):
     def _forward(
         self, params: Params, buffers: Params, x: Tensor, tasks: Tensor, step: Step
     ) -> tuple[Tensor, Params]:
+        rows = x
+        if self._inputs is not None:
+            rows = self._inputs.encode(subset(buffers, "inputs"), x)
         out, buffers = self.network.forward(
-            params, buffers, x, tasks=tasks, z=self._z(params, tasks), step=step
+            params, buffers, rows, tasks=tasks, z=self._z(params, tasks), step=step
         )
+        if self._path is not None:
+            out = out + self._path.forward(subset(params, "linear"), x, tasks)
         if self._masked:
             out = mask_classes(out, self._class_mask.to(out.device), tasks)
         return out, buffers
@@ -110,3 +127,8 @@ class Joint(Learner):
             return params["embedding.weight"][tasks]
         dtype = next(iter(params.values())).dtype
         return torch.eye(self.problem.n_tasks, dtype=dtype, device=tasks.device)[tasks]
+
+
+def _named(start: str, tensors: Params) -> Params:
+    """The inverse of `subset`."""
+    return {f"{start}.{name}": tensor for name, tensor in tensors.items()}

@@ -19,12 +19,20 @@ from autometa.networks.problem import Problem
 
 
 class MLPConfig(Config):
-    """`depth` blocks of `width` units. Images are flattened."""
+    """`depth` blocks of `width` units. Images are flattened.
+
+    `norm`: of a block's linear output, over its units. `linear`: with a `path` each task's output
+    has a linear function of its row added (`LinearPath`). `inputs`: with `piecewise` the network
+    reads each feature's place in `bins` bins, too (`PiecewiseInputs`).
+    """
 
     kind: Literal["mlp"] = "mlp"
     width: int = Field(96, ge=1, le=8192)
     depth: int = Field(3, ge=1, le=64)
     norm: Literal["layer", "none"] = "layer"
+    linear: Literal["none", "path"] = "none"
+    inputs: Literal["plain", "piecewise"] = "plain"
+    bins: int = Field(8, ge=2, le=64)
     dropout: float = per_run(0.0, ge=0.0, lt=1.0)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from autometa.networks.conditioning import Conditioner, ConditioningConfig, graph_of
 from autometa.networks.head import Head
+from autometa.networks.inputs import PiecewiseInputs
 from autometa.networks.layers import Modulation
+from autometa.networks.linear import LinearPath
 from autometa.networks.problem import Problem
 
 
@@ -61,7 +63,9 @@ class Backbone(Protocol):
 class Parts:
     """Everything a sharing mechanism needs to build and run the network of one trial.
 
-    `conditioners` maps a block number (`n_blocks` for the head) to how z enters there.
+    `conditioners` maps a block number (`n_blocks` for the head) to how z enters there. `inputs` and
+    `path` are the learner's business: how a row is encoded before the network, of whose rows
+    `problem` has the shape, and what is added to its outputs.
     """
 
     problem: Problem
@@ -69,6 +73,8 @@ class Parts:
     head: Head
     head_per_task: bool
     conditioners: dict[int, Conditioner]
+    inputs: PiecewiseInputs | None = None
+    path: LinearPath | None = None
 
     @classmethod
     def assemble(
@@ -79,6 +85,8 @@ class Parts:
         head: Literal["multi_head", "single_head"],
         z_dim: int,
         n_outputs: int | None = None,
+        inputs: PiecewiseInputs | None = None,
+        path: LinearPath | None = None,
     ) -> Parts:
         """The parts.
 
@@ -98,7 +106,8 @@ class Parts:
             place: Conditioner([*ways.values()], fan_ins[place], channels[place], z_dim)
             for place, ways in sorted(kinds.items())
         }
-        return cls(problem, backbone, out, head == "multi_head", conditioners)
+        per_task = head == "multi_head"
+        return cls(problem, backbone, out, per_task, conditioners, inputs, path)
 
     @property
     def n_blocks(self) -> int:

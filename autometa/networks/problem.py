@@ -75,6 +75,10 @@ class Problem(Config):
     def is_image(self) -> bool:
         return len(self.feature_shape) == 3
 
+    def with_features(self, shape: tuple[int, ...]) -> Problem:
+        """The same for rows of another shape."""
+        return self.model_copy(update={"feature_shape": shape})
+
     def class_mask(self) -> Bool[Tensor, "task output"]:
         """True where an output channel belongs to the task."""
         channel = torch.arange(self.width)

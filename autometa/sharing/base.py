@@ -34,6 +34,8 @@ class Sharing(ABC):
     mixes_tasks: ClassVar[bool] = False
     #: has buffers that `after_step` renews every `update_every` optimizer steps
     updates_buffers: ClassVar[bool] = False
+    #: every task has a head of its own, whatever `head` says
+    own_heads: ClassVar[bool] = False
     #: can serve a task it was not trained on
     extends_to_new_tasks: ClassVar[bool] = False
 

@@ -24,6 +24,7 @@ class Independent(Sharing):
     """`Hard` split before the first block, each task with its own head."""
 
     Config = IndependentConfig
+    own_heads = True
 
     def __init__(self, config: IndependentConfig, parts: Parts) -> None:
         super().__init__(config, parts)

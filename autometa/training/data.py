@@ -22,18 +22,21 @@ class TrainingRows:
     Args:
         rows: training rows of the suite.
         problem: its shapes.
+
+    Attributes:
+        x: their inputs.
     """
 
     def __init__(self, rows: Rows, problem: Problem, device: torch.device) -> None:
         self._problem = problem
-        self._x = rows.x.to(device)
+        self.x = rows.x.to(device)
         self._y = rows.y.to(device)
         self._mask = rows.mask.to(device)
         self._device = device
         self._grouped = None if rows.task is None else GroupedRows(rows.task, problem.n_tasks)
 
     def __len__(self) -> int:
-        return len(self._x)
+        return len(self.x)
 
     def steps(self, config: OptimizerConfig) -> int:
         """Steps of one epoch."""
@@ -57,8 +60,8 @@ class TrainingRows:
             y = self._y[rows].transpose(1, 2)
             mask = (self._mask[rows] & valid[..., None]).transpose(1, 2)
             tasks = torch.arange(self._problem.n_tasks, device=self._device)
-            return Batch(self._x[rows], y, mask, tasks.expand(len(rows), -1))
-        return Batch(self._x[rows], self._y[rows], valid, plan.tasks[step])
+            return Batch(self.x[rows], y, mask, tasks.expand(len(rows), -1))
+        return Batch(self.x[rows], self._y[rows], valid, plan.tasks[step])
 
     def _plan(self, config: OptimizerConfig, seed: int, epoch: int) -> Plan:
         size = self._batch_size(config)

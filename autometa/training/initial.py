@@ -23,6 +23,7 @@ import torch
 
 from autometa.errors import ConfigError, InfrastructureError
 from autometa.networks import BACKBONES, Problem
+from autometa.networks.inputs import columns_of
 from autometa.sharing import Params
 from autometa.training.state import read_tensors, write_tensors
 from autometa.trial import TrialConfig, build
@@ -30,8 +31,9 @@ from autometa.trial import TrialConfig, build
 EARLIER = "earlier"
 """The `init.kind` of runs that start from an earlier model."""
 
-#: what of a backbone's configuration may differ: deeper networks have the same first blocks
-_FREE = ("depth",)
+#: what of a backbone's configuration may differ: deeper networks have the same first blocks, and a
+#: path beside them changes nothing in them
+_FREE = ("depth", "linear")
 #: leaves that stand for single tasks or classes of the earlier model
 _OWN = ("adapted.", "base_head.", "embedding.", "balancing.")
 
@@ -103,6 +105,9 @@ class Initial:
                 has no say at first. An earlier one that is missing counts as its mean.
         """
         old = self.params[_FIRST]
+        if self.backbone.get("inputs") == "piecewise":
+            bins = self.backbone["bins"]
+            columns = columns_of(columns, old.shape[1] // (1 + bins), bins)
         new = torch.zeros(len(old), len(columns), dtype=old.dtype)
         for at, column in enumerate(columns):
             if column is not None:

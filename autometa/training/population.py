@@ -31,6 +31,7 @@ from autometa.training.scoring import (
 )
 from autometa.training.stack import BeforeStep, Stack
 from autometa.training.state import Layout, PopulationState, Run, stack_rows
+from autometa.trial import build
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class Trainer:
         """
         # each from its own config: runs of one shape key may start differently (`concat`)
         drawn = [draw(run.config, self.problem, run.seed, self._initial) for run in runs]
+        if isinstance(self._train, TrainingRows):
+            seen = build(runs[0].config, self.problem).fit(self._train.x)
+            drawn = [(params, buffers | seen) for params, buffers in drawn]
         rows = [Layout(params).pack(params) for params, _ in drawn]
         values = stack_rows([row[None] for row in rows]).to(self._device)
         kind = OPTIMIZERS[runs[0].config.optimizer.kind]

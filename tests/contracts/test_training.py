@@ -75,7 +75,8 @@ class Reference:
         self.problem = Problem.of(suite)
         self.rows = suite.rows("train")
         self.learner = build(run.config, self.problem)
-        params, self.buffers = self.learner.init(torch.Generator().manual_seed(run.seed))
+        params, buffers = self.learner.init(torch.Generator().manual_seed(run.seed))
+        self.buffers = buffers | self.learner.fit(self.rows.x)
         self.params = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
         o = run.config.optimizer
         decays = [n for n in params if n.endswith(".weight") and not n.startswith("embedding.")]

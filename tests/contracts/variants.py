@@ -29,7 +29,12 @@ from tests.small import (
 Values = dict[str, Any]
 
 BACKBONE_SETTINGS: dict[str, list[Values]] = {
-    "mlp": [{}, {"backbone.norm": "none"}],
+    "mlp": [
+        {},
+        {"backbone.norm": "none"},
+        {"backbone.linear": "path"},
+        {"backbone.inputs": "piecewise", "backbone.bins": 3},
+    ],
     "conv": [{}],
     "transformer": [{}, {"backbone.max_tokens": 2}],
 }
@@ -43,6 +48,8 @@ SHARING_SETTINGS: dict[str, list[Values]] = {
     "mtan": [{}],
     "deep_relation": [{"sharing.update_every": 1}, {"sharing.split_at": 0}],
 }
+#: settings of a backbone that are no matter of its blocks alone: with every mechanism
+AROUND = {"backbone.linear", "backbone.inputs"}
 #: gradient steps, more in evaluation than in training
 STEPS: Values = {"adaptation.steps": 2, "adaptation.test_steps": 3}
 CAVIA: Values = {**STEPS, "head": "single_head", "conditioning.dim": 3}
@@ -199,7 +206,8 @@ def variants() -> list[Variant]:
         for backbone in _settings("backbone", BACKBONE_SETTINGS):
             shape = FEATURES.get(backbone["backbone.kind"], TABLE)
             sharings = _settings("sharing", SHARING_SETTINGS)
-            for sharing in sharings if len(backbone) == 1 else [{}]:
+            every = len(backbone) == 1 or AROUND & backbone.keys()
+            for sharing in sharings if every else [{}]:
                 out.append(Variant(make_problem(layout, shape), {**backbone, **sharing}))
         for sharing in _settings("sharing", SHARING_SETTINGS):
             if SHARING[sharing["sharing.kind"]].mixes_tasks:
@@ -218,6 +226,7 @@ def variants() -> list[Variant]:
             out.append(Variant(make_problem(layout), how))
         one_head = {"head": "single_head", "conditioning.kind": "additive"}
         out.append(Variant(same_kind(layout), one_head))
+        out.append(Variant(same_kind(layout), {**one_head, "backbone.linear": "path"}))
         out.append(Variant(same_kind(layout), {**one_head, "conditioning.at": "input"}))
         out += [Variant(make_problem(layout), values) for values in _learners(episodic=False)]
     # a balancer sees losses and gradients, not rows, so one layout will do
@@ -234,6 +243,10 @@ def training_settings() -> list[Values]:
     return [
         *_settings("backbone", BACKBONE_SETTINGS),
         *_settings("sharing", SHARING_SETTINGS),
+        *(
+            {"sharing.kind": kind, "backbone.linear": "path", "backbone.inputs": "piecewise"}
+            for kind in SHARING_SETTINGS
+        ),
         *_learners(episodic=False),
         *_settings("balancing", BALANCING_SETTINGS),
         *_settings("optimizer", OPTIMIZER_SETTINGS),

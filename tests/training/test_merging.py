@@ -92,6 +92,8 @@ def populations(layout: str, values: dict[str, Any]) -> list[list[Run]]:
 CASES = [(layout, values) for layout in LAYOUTS for values in SHARING]
 CASES.append(("aligned", {"sharing.split_at": 1, "optimizer.kind": "sgd"}))
 CASES.append(("aligned", {"sharing.split_at": 1, "conditioning.embedding": "one_hot"}))
+AROUND = {"backbone.linear": "path", "backbone.inputs": "piecewise", "backbone.bins": 3}
+CASES += [(layout, {"sharing.split_at": 1, **AROUND}) for layout in LAYOUTS]
 every_case = pytest.mark.parametrize(
     ("layout", "values"), CASES, ids=["-".join([c[0], *map(str, c[1].values())]) for c in CASES]
 )

@@ -7,9 +7,11 @@ scratch, stand joint training with fine-tuning, and what scikit-learn reaches on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from autometa.baselines.episodes import pooled_baselines, support_baselines
@@ -41,6 +43,7 @@ class EpisodeContest(Contest):
     def __init__(self, suite: EpisodicSuite, settings: SearchSettings) -> None:
         self.suite = suite
         self._settings = settings
+        self._episodes: EpisodeSet | None = None
 
     def beside(self, trials: Sequence[FrozenTrial], entrants: Sequence[Entrant]) -> list[Entrant]:
         best = {entrant.method: entrant.config for entrant in reversed(entrants)}
@@ -53,6 +56,22 @@ class EpisodeContest(Contest):
         """Nothing: they are fitted to the support rows of the test episodes."""
         yield from ()
 
+    def open(self, finalists: Sequence[Finalist], finals: Finals) -> list[Finalist]:
+        suite, settings = self.suite, self._settings
+        trainer = Trainer(suite.without_test(), settings.max_steps, find_device(settings.device))
+        self._episodes = episodes = suite.open_test_episodes()
+        judged, said = [], set[str]()
+        for one in finalists:
+            if one.method not in said:
+                finals.say(f"The test episodes are learned: {_WORDS.get(one.method, one.method)}.")
+                said.add(one.method)
+            found = evaluate_episodes(
+                trainer.predict_episodes(one.runs, one.state, episodes), episodes
+            )
+            if np.isfinite(found.error).any():
+                judged.append(replace(one, judged=Candidate(one.number, one.value, found=found)))
+        return judged
+
     def compare(
         self,
         finalists: Mapping[str, Sequence[Finalist]],
@@ -60,35 +79,24 @@ class EpisodeContest(Contest):
         finals: Finals,
         notes: Sequence[str],
     ) -> dict[str, Any]:
-        suite, settings = self.suite, self._settings
-        trainer = Trainer(suite.without_test(), settings.max_steps, find_device(settings.device))
-        episodes = suite.open_test_episodes()
+        suite, episodes = self.suite, self._episodes
+        if episodes is None:
+            raise ValueError("The test episodes should be opened before methods are compared.")
         methods = []
         for name, some in finalists.items():
             winner = finalists.get("sharing", some)[0]
             if name == JOINT and kind_of(winner.config) == "finetune":
                 continue  # it would be compared with itself
-            finals.say(f"The test episodes are learned: {_WORDS.get(name, name)}.")
             words = describe_learner(some[0].config)
             if name == JOINT and some[0].number is None:
                 words += ", not tuned"
-            candidates = tuple(
-                Candidate(
-                    finalist.number,
-                    finalist.value,
-                    found=evaluate_episodes(
-                        trainer.predict_episodes(finalist.runs, finalist.state, episodes), episodes
-                    ),
-                )
-                for finalist in some
-            )
             number = sum(t.user_attrs.get("arm") == name for t in trials)
             methods.append(
                 Method(
                     name=name,
                     words=words,
                     kind="network",
-                    candidates=candidates,
+                    candidates=tuple(one.judged for one in some if one.judged is not None),
                     values=tuple(values_of(trials, name)),
                     n_trials=number,
                     n_completed=len(values_of(trials, name)),
@@ -102,7 +110,7 @@ class EpisodeContest(Contest):
             suite=suite.name,
             shape=describe_shape(suite.test_shape),
             notes=[*_mismatch(suite), *notes],
-            seed=settings.seed,
+            seed=self._settings.seed,
         )
         conditions = {
             "match": suite.shape == suite.test_shape,

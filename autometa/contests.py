@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from autometa.study import is_advised, is_eligible, score_of
 from autometa.tasks import Rows, TaskSuite
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
-from autometa.training.state import PopulationState
 
 #: what is said while the methods predict, and by the notes
 Facts = dict[str, Any]
@@ -40,7 +40,7 @@ class Contest(ABC):
     """A suite's final comparison, but for the trainings.
 
     Attributes:
-        suite: with its test rows or meta-test tasks, opened in `compare` and nowhere else.
+        suite: with its test rows or meta-test tasks, opened in `open` and nowhere else.
         longer: whether the arms are also trained longer, to see whether they have levelled off.
         members: networks that the delivered model has.
     """
@@ -57,6 +57,18 @@ class Contest(ABC):
     def fit_baselines(self, finals: Finals, search_seconds: float) -> Script[None]:
         """Fit what is compared beside the networks."""
 
+    def value(self, finalist: Finalist) -> float:
+        """A finalist's score on validation."""
+        return finalist.value
+
+    @abstractmethod
+    def open(self, finalists: Sequence[Finalist], finals: Finals) -> list[Finalist]:
+        """Open what no trial has seen, and predict it with every finalist.
+
+        Returns:
+            Those whose predictions can be judged, with them.
+        """
+
     @abstractmethod
     def compare(
         self,
@@ -68,7 +80,7 @@ class Contest(ABC):
         """Judge all methods; plain JSON.
 
         Args:
-            finalists: name of the method → those of it, best on validation first.
+            finalists: name of the method → those of it that were judged, best on validation first.
         """
 
     @abstractmethod
@@ -96,6 +108,7 @@ class RowContest(Contest):
         self._trainer = Trainer(self._stripped, settings.max_steps, torch_device("cpu"))
         self._val = suite.rows("val")
         self._peers: list[dict[str, Any]] = []
+        self._test: Rows | None = None
 
     def fit_baselines(self, finals: Finals, search_seconds: float) -> Script[None]:
         finals.say("Methods without networks are tuned on the validation rows.")
@@ -108,7 +121,17 @@ class RowContest(Contest):
 
     def value(self, finalist: Finalist) -> float:
         """Its score on the validation rows, of its networks together."""
-        return self._validated(self._predict(finalist.runs, finalist.state, self._val))
+        return self._validated(self._predict(finalist, self._val))
+
+    def open(self, finalists: Sequence[Finalist], finals: Finals) -> list[Finalist]:
+        finals.say("The test rows are predicted by every method, once.")
+        self._test = test = self.suite.open_test()
+        found = []
+        for one in finalists:
+            outputs = self._predict(one, test)
+            if self._is_finite(outputs, test):
+                found.append(replace(one, judged=Candidate(one.number, one.value, outputs)))
+        return found
 
     def compare(
         self,
@@ -117,17 +140,15 @@ class RowContest(Contest):
         finals: Finals,
         notes: Sequence[str],
     ) -> dict[str, Any]:
-        finals.say("The test rows are predicted by every method, once.")
-        test = self.suite.open_test()
+        test = self._test
+        if test is None:
+            raise ValueError("The test rows should be opened before methods are compared on them.")
         methods = [
             Method(
                 name=arm,
                 words=self._words(arm, some[0], trials),
                 kind="network",
-                candidates=tuple(
-                    Candidate(f.number, self.value(f), self._predict(f.runs, f.state, test))
-                    for f in some
-                ),
+                candidates=tuple(one.judged for one in some if one.judged is not None),
                 values=tuple(values_of(trials, arm)),
                 n_trials=sum(t.user_attrs.get("arm") == arm for t in trials),
                 n_completed=len(values_of(trials, arm)),
@@ -136,7 +157,14 @@ class RowContest(Contest):
             )
             for arm, some in finalists.items()
         ]
-        methods += [self._peer(peer, test) for peer in self._peers if peer["reason"] is None]
+        left_out = {p["name"]: p["reason"] for p in self._peers if p["reason"] is not None}
+        for peer in self._peers:
+            if peer["reason"] is None:
+                outputs = self._peer_outputs(peer, test)[None]
+                if self._is_finite(outputs, test):
+                    methods.append(_peer(peer, outputs))
+                else:
+                    left_out[peer["name"]] = "Its predictions of the test rows are not finite."
         found = compare_rows(
             methods,
             test.y.numpy(),
@@ -150,7 +178,6 @@ class RowContest(Contest):
             seed=self._settings.seed,
             deliver=self._settings.deliver,
         )
-        left_out = {p["name"]: p["reason"] for p in self._peers if p["reason"] is not None}
         return {**found, "left_out": left_out}
 
     def deliver(
@@ -166,7 +193,7 @@ class RowContest(Contest):
             return PeerModel.of(merged, fitted, facts, self._calibration(members)).save(
                 finals.place()
             )
-        members = self._predict(finalist.runs, finalist.state, self._val)
+        members = self._predict(finalist, self._val)[: self.members]
         state, facts = yield from finals.refit(merged, finalist, self.members, facts)
         model = Model.of(merged, finalist.config, state, facts, self._calibration(members))
         return model.save(finals.place())
@@ -176,22 +203,21 @@ class RowContest(Contest):
             return describe_independent(trials) + start_words(winner.config)
         return describe_sharing(winner.config)
 
-    def _peer(self, peer: Mapping[str, Any], test: Rows) -> Method:
-        candidate = Candidate(None, peer["value"], self._peer_outputs(peer, test)[None])
-        return Method(
-            name=peer["name"],
-            words=peer["words"],
-            kind="baseline",
-            candidates=(candidate,),
-            tuned=peer["tried"],
-            seconds=round(peer["seconds"], 2),
-        )
-
     def _peer_outputs(self, peer: Mapping[str, Any], rows: Rows) -> np.ndarray:
         return read_peer(Path(peer["path"])).predict(rows.x.numpy(), _numpy(rows.task))
 
-    def _predict(self, runs: Any, state: PopulationState, rows: Rows) -> np.ndarray:
+    def _predict(self, finalist: Finalist, rows: Rows) -> np.ndarray:
+        """What its networks predict: as many as are delivered together, all where that is one."""
+        runs, state = finalist.runs, finalist.state
+        if 1 < self.members < len(runs):
+            runs, state = runs[: self.members], state.select(range(self.members))
         return self._trainer.predict(runs, state, rows)
+
+    def _is_finite(self, outputs: np.ndarray, rows: Rows) -> bool:
+        found = evaluate(
+            outputs, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=_numpy(rows.task)
+        )
+        return bool(np.isfinite(found.error).all())
 
     def _calibration(self, members: np.ndarray) -> Any:
         rows = self._val
@@ -204,6 +230,17 @@ class RowContest(Contest):
         members = combine(outputs, self._specs, task)[None] if self.members > 1 else outputs
         found = evaluate(members, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=task)
         return float(found.value().mean())
+
+
+def _peer(peer: Mapping[str, Any], outputs: np.ndarray) -> Method:
+    return Method(
+        name=peer["name"],
+        words=peer["words"],
+        kind="baseline",
+        candidates=(Candidate(None, peer["value"], outputs),),
+        tuned=peer["tried"],
+        seconds=round(peer["seconds"], 2),
+    )
 
 
 def values_of(trials: Sequence[FrozenTrial], arm: str) -> list[float]:

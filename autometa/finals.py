@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from optuna.trial import FrozenTrial
 
+from autometa.comparison import Candidate
 from autometa.errors import InfrastructureError
 from autometa.levelling import CAP, CHECK_SEEDS, LONGER, Gain, gain_of
 from autometa.searching.bound import Kept
@@ -54,9 +55,11 @@ class Finalist:
     Attributes:
         budget: steps that its schedule spans.
         steps: where it was best on validation, in the mean of the seeds: the length it counts with.
-        value: that mean; `tasks` the means of the tasks' scores.
+        value: its score on validation: that mean, or what its networks reach together where they
+            are judged as one; `tasks` the means of the tasks' scores.
         state: the runs there, one a seed.
         kept: whether it keeps to the bound, where one is set for its arm.
+        judged: what it predicts where it is judged; None before that is opened.
     """
 
     method: str
@@ -68,6 +71,7 @@ class Finalist:
     tasks: dict[str, float | None]
     state: PopulationState = field(repr=False)
     kept: Kept | None = None
+    judged: Candidate | None = field(default=None, repr=False)
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -80,6 +84,20 @@ class Finalist:
     def runs(self) -> list[Run]:
         """Its runs, for predictions; which seed a run was trained with does not matter there."""
         return [Run(self.config, k) for k in range(len(self.state))]
+
+
+class Trainings(NamedTuple):
+    """What training all entrants gave.
+
+    Attributes:
+        finalists: those that have a score with every seed.
+        gains: of each arm by each longer budget that was tried.
+        budget: the longest that all were trained for with every seed.
+    """
+
+    finalists: list[Finalist]
+    gains: list[Gain]
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -173,17 +191,11 @@ class Finals:
             )
         return chosen
 
-    def train(
-        self, entrants: Sequence[Entrant], *, longer: bool
-    ) -> Script[tuple[list[Finalist], list[Gain]]]:
+    def train(self, entrants: Sequence[Entrant], *, longer: bool) -> Script[Trainings]:
         """Train every entrant with the same `FINAL_SEEDS` seeds.
 
         Args:
             longer: find out whether the arms have levelled off, and train them longer if not.
-
-        Returns:
-            Those that have a score with every seed, best of a method first, and what each arm
-            gained by each longer budget that was tried.
 
         Raises:
             InfrastructureError: of an arm none could be trained again.
@@ -191,11 +203,11 @@ class Finals:
         budget, gains = self.settings.max_steps, list[Gain]()
         runs: dict[tuple[int, int], dict[int, _Trained]] = {}
         last = CAP * budget if longer and not self._is_late() else budget
-        self._total += len(entrants) * (1 if last == budget else 2) + 1
-        self.say(f"The best trials of each arm are trained with {FINAL_SEEDS} paired seeds.")
         wanted = self._wanted(entrants, budget, range(FINAL_SEEDS))
         if last > budget:
             wanted += self._wanted(entrants, LONGER * budget, range(CHECK_SEEDS))
+        self._total = self._done + len(wanted) + 1
+        self.say(f"The best trials of each arm are trained with {FINAL_SEEDS} paired seeds.")
         yield from self._add(runs, wanted)
         while last > budget:
             found = [
@@ -234,12 +246,14 @@ class Finals:
                     f"with new seeds: {reasons[entrant.method]} Lower the learning rates of the "
                     "space and resume with more trials."
                 )
-        return finalists, gains
+        return Trainings(finalists, gains, budget)
 
     def refit(
         self, suite: Any, finalist: Finalist, members: int, facts: dict[str, Any]
     ) -> Script[tuple[PopulationState, dict[str, Any]]]:
         """Train `members` runs of a finalist's configuration for the length that it counts with.
+
+        For those that diverge others are tried once; fewer are delivered if these do, too.
 
         Args:
             suite: its training and validation rows or tasks merged.
@@ -249,21 +263,31 @@ class Finals:
             The runs, and the facts with those of the training.
 
         Raises:
-            InfrastructureError: a run failed.
+            InfrastructureError: every run failed.
         """
         suite.save(self.folder / "merged")
-        seeds = [run_seed(self.settings.seed, _REFIT, k) for k in range(members)]
         runs = replace(self._runs, max_steps=finalist.budget)
-        unit = runs.unit(
-            "refit", finalist.config.flat(), seeds, keep=True, suite="merged",
-            to_step=finalist.steps,
-        )  # fmt: skip
-        (result,) = yield [unit]
-        if failed := [r.reason for r in result.results if r.reason]:
-            raise InfrastructureError(f"The final refit failed: {failed[0]}")
-        state = PopulationState.join(
-            [load_run(unit.checkpoint(n, unit.to_step)) for n in unit.names]
-        )
+        trained: dict[int, Path] = {}
+        reasons: list[str] = []
+        for first in (0, members):
+            missing = members - len(trained)
+            seeds = [run_seed(self.settings.seed, _REFIT, first + k) for k in range(missing)]
+            unit = runs.unit(
+                f"refit-{first}", finalist.config.flat(), seeds, keep=True, suite="merged",
+                to_step=finalist.steps,
+            )  # fmt: skip
+            (result,) = yield [unit]
+            for seed, name, one in zip(seeds, unit.names, result.results, strict=True):
+                if one.reason is None:
+                    trained[seed] = unit.checkpoint(name, unit.to_step)
+                else:
+                    reasons.append(one.reason)
+            if len(trained) == members:
+                break
+        if not trained:
+            raise InfrastructureError(f"The final refit failed: {reasons[0]}")
+        state = PopulationState.join([load_run(path) for path in trained.values()])
+        seeds = list(trained)
         source = {"steps": finalist.steps, "budget": finalist.budget, "seeds": seeds}
         return state, {**facts, "study": self.study, **source}
 

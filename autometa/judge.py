@@ -15,8 +15,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from autometa.contests import Contest, seconds_of
-from autometa.finals import Finalist, Finals, Judgement
-from autometa.levelling import CAP, LONGER, Gain
+from autometa.finals import Finalist, Finals, Judgement, Trainings
+from autometa.levelling import CAP, LONGER
 from autometa.searching.bound import Kept, Reference, judge_bound
 from autometa.searching.executors import Script
 from autometa.searching.settings import SearchSettings
@@ -62,18 +62,22 @@ class Judge:
         entrants = finals.entrants(trials)
         entrants += contest.beside(trials, entrants)
         yield from contest.fit_baselines(finals, seconds_of(trials))
-        found, gains = yield from finals.train(entrants, longer=contest.longer)
+        trained = yield from finals.train(entrants, longer=contest.longer)
         by_number = {trial.number: trial for trial in trials}
-        finalists: dict[str, list[Finalist]] = {}
-        for one in found:
-            kept = self._kept(one, by_number, reference)
-            finalists.setdefault(one.method, []).append(replace(one, kept=kept))
-        for some in finalists.values():
-            some.sort(key=lambda one: one.rank, reverse=True)
+        found = [
+            replace(
+                one, value=contest.value(one), kept=self._kept(one, by_number, reference)
+            )
+            for one in trained.finalists
+        ]  # fmt: skip
         before = self._opening()
-        notes = _notes(finalists, trials, before)
+        judged = contest.open(found, finals)
+        finalists: dict[str, list[Finalist]] = {}
+        for one in sorted(judged, key=lambda one: one.rank, reverse=True):
+            finalists.setdefault(one.method, []).append(one)
+        notes = [*_left_out(found, judged), *_notes(finalists, trials, before)]
         test = contest.compare(finalists, trials, finals, notes)
-        budget = _budget(self._settings.max_steps, finalists, gains)
+        budget = _budget(self._settings.max_steps, finalists, trained)
         test |= {
             "budget": budget,
             "opened_before": before,
@@ -122,14 +126,20 @@ class Judge:
         sharing = finalists["sharing"][0]
         if sharing.kept is None or sharing.number is None:
             return test
-        found = judge_bound(test, trials, reference, delta, sharing.number, sharing.kept)
-        if found["recommended"] not in finalists:  # it names independent networks, or leaves it
-            return {**test, "constraint": found["constraint"]}
-        row = next(r for r in test["methods"] if r["name"] == found["recommended"])
-        if found["recommended"] != test["recommended"]:
-            keys = {"method": row["name"], "words": row["words"], "score": row["score"]}
-            found["delivered"] = keys
-        return found
+        return judge_bound(test, trials, reference, delta, sharing.number, sharing.kept)
+
+
+def _left_out(found: Sequence[Finalist], judged: Sequence[Finalist]) -> list[str]:
+    """How many finalists of each method predict something that is not finite."""
+    notes = []
+    for method in dict.fromkeys(one.method for one in found):
+        before, after = (sum(one.method == method for one in some) for some in (found, judged))
+        if after < before:
+            notes.append(
+                f"{before - after} of {before} finalists of {_CALLED.get(method, method)} are left "
+                "out, because their predictions here are not finite"
+            )
+    return notes
 
 
 def _notes(
@@ -160,14 +170,18 @@ def _notes(
 
 
 def _budget(
-    searched: int, finalists: Mapping[str, Sequence[Finalist]], gains: Sequence[Gain]
+    searched: int, finalists: Mapping[str, Sequence[Finalist]], trained: Trainings
 ) -> dict[str, Any]:
-    """At which lengths the verdict holds, and what longer ones gave."""
-    last = max((gain.steps for gain in gains), default=searched)
-    open_at = [gain for gain in gains if gain.longer == CAP * searched and gain.gains]
+    """At which lengths the verdict holds, and what longer ones gave.
+
+    An arm still gains where the last budget that was tried was better for it than the one before.
+    """
+    gains = trained.gains
+    last = max((gain.longer for gain in gains), default=searched)
+    open_at = [gain for gain in gains if gain.longer == last and gain.gains]
     return {
         "searched": searched,
-        "steps": max([last, *(gain.longer for gain in gains if gain.gains)]),
+        "steps": trained.budget,
         "lengths": {
             arm: {"steps": finalists[arm][0].steps, "budget": finalists[arm][0].budget}
             for arm in ARMS
@@ -189,6 +203,11 @@ def _held_at(budget: Mapping[str, Any]) -> str:
         )
     if budget["still_gains"]:
         arms = " and ".join(_CALLED[arm] for arm in budget["still_gains"])
+        if budget["steps"] < CAP * budget["searched"]:
+            return (
+                f"It holds for {steps} optimizer steps a network: with {LONGER} times as many "
+                f"{arms} gain on validation, but the time was up."
+            )
         return (
             f"It holds for {steps} optimizer steps a network, the most that are tried "
             f"({CAP} times those of the search), where {arms} still gain."

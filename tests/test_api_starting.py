@@ -17,10 +17,11 @@ import autometa
 from autometa.api import SearchResult
 from autometa.cli import app
 from autometa.cli.finding import print_finding
+from autometa.describing import describe_network
 from autometa.errors import InfrastructureError, SpaceError, StudyError, UserError
 from autometa.finals import Finalist
 from autometa.home import Home
-from autometa.judge import _notes, describe_network
+from autometa.judge import _notes
 from autometa.model import Model
 from autometa.priors import probes
 from autometa.study import delete_study, list_studies, read_study

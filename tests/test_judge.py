@@ -13,9 +13,9 @@ import torch
 
 import autometa
 from autometa.api import SearchResult
+from autometa.describing import describe_sharing
 from autometa.errors import InfrastructureError
 from autometa.home import Home
-from autometa.judge import describe_sharing
 from autometa.model import Model
 from autometa.searching.finalists import FINALISTS, best_of
 from autometa.study import read_study
@@ -82,7 +82,7 @@ def test_only_the_judge_opens_the_test_rows() -> None:
     }
     # `held_out` gives rows of all splits to their tasks, `episodic` seals those of test tasks
     regroups = {"tasks/held_out.py", "tasks/episodic.py"}
-    assert callers == {"judge.py", "tasks/suite.py", *regroups}
+    assert callers == {"contests.py", "tasks/suite.py", *regroups}
 
 
 def test_workers_get_a_copy_without_test_rows(
@@ -239,4 +239,4 @@ def test_only_the_judge_of_episodes_opens_the_test_tasks() -> None:
         for path in package.rglob("*.py")
         if re.search(r"\.open_test_episodes\(", path.read_text(encoding="utf-8"))
     }
-    assert callers == {"judge_episodes.py"}
+    assert callers == {"contest_episodes.py"}

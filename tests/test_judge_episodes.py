@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from optuna.trial import FrozenTrial, create_trial
 
-from autometa.judge_episodes import describe_learner, describe_shape, joint_config
+from autometa.contest_episodes import joint_config
+from autometa.describing import describe_learner, describe_shape
 from autometa.tasks.episodes import EpisodeShape
 from autometa.trial import TrialConfig
 

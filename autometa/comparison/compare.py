@@ -171,6 +171,7 @@ def _finished(
         gaps = {name: found.difference(networks[0], name) for name in networks[1:]}
         delivered, _ = _recommend(networks, gaps, by_name, score)
     arms = _arms(found, by_name)
+    opposed = arms.pop("opposed")
     out = {
         "suite": words.suite,
         **facts,
@@ -193,7 +194,7 @@ def _finished(
         "tasks": tasks,
         "helped": sum(task["effect"] == "helped" for task in tasks),
         "hurt": sum(task["effect"] == "hurt" for task in tasks),
-        "notes": [*notes, *arms.pop("opposed")],
+        "notes": [*notes, *opposed],
         "resamples": resamples,
     }
     return plain({**out, "verdict": sentence(out, words)})

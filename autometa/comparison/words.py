@@ -74,7 +74,9 @@ def _sharing(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> s
     if len(missing) == 2:
         return ""
     if missing:
-        return f"No trial of the other arm completed, so nothing can be said about {missing[0]}."
+        return (
+            f"No network of the other arm can be judged, so nothing can be said about {missing[0]}."
+        )
     sharing, independent = arms
     if sharing is None or independent is None or out["difference"] is None:
         return "Whether sharing helps cannot be told."

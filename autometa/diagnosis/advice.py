@@ -178,26 +178,38 @@ def changed(
     return None
 
 
-def counterpart(
-    base: Mapping[str, Any], changes: Mapping[str, Any], number: int, problem: Problem
-) -> Advice | None:
+def counterparts(
+    base: Mapping[str, Any], advice: Sequence[Mapping[str, Any]], problem: Problem
+) -> list[Advice]:
     """What independent networks try where sharing networks try advice, so that both arms have as
     many tries: the same changes, where they can have them, else another learning rate.
 
     Args:
         base: the best independent configuration.
-        changes: of the advice; `number`: which advice it is.
+        advice: with changes, as JSON.
     """
+    found: list[Advice] = []
+    for one in advice:
+        taken = [base, *(other.config for other in found)]
+        if (other := _counterpart(base, one["changes"], taken, problem)) is not None:
+            found.append(other)
+    return found
+
+
+def _counterpart(
+    base: Mapping[str, Any], changes: Mapping[str, Any], taken: Sequence[Any], problem: Problem
+) -> Advice | None:
     own = {
         name: value
         for name, value in changes.items()
         if name.startswith(("backbone.", "optimizer."))
     }
-    own = own or {"optimizer.lr": base["optimizer.lr"] * (0.5 if number % 2 == 0 else 2.0)}
-    config = changed(base, own, problem)
-    if config is None or config == dict(base):
-        return None
-    return Advice("The independent networks' equal try.", config, own)
+    rates = [{"optimizer.lr": base["optimizer.lr"] * factor} for factor in (0.5, 2.0, 0.25, 4.0)]
+    for one in ([own] if own else []) + rates:
+        config = changed(base, one, problem)
+        if config is not None and config not in taken:
+            return Advice("The independent networks' equal try.", config, one)
+    return None
 
 
 def partitions(groups: Groups, n_tasks: int, start: int, stop: int, n_blocks: int) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 from torch import device as torch_device
 
-from autometa.diagnosis.advice import advise, changed, counterpart, partitions
+from autometa.diagnosis.advice import advise, changed, counterparts, partitions
 from autometa.diagnosis.causes import HARMS, lacks_capacity
 from autometa.diagnosis.findings import find
 from autometa.diagnosis.measurements import Influence, Measurements, Pairs
@@ -313,10 +313,8 @@ class Diagnosis:
         wanted: list[tuple[Arm, dict[str, Any]]] = [("sharing", one) for one in advice]
         best = best_of([trial for trial in trials if not is_advised(trial)], "independent")
         if best:
-            own = best[0].user_attrs["config"]
-            for number, one in enumerate(advice):
-                if (found := counterpart(own, one["changes"], number, self._problem)) is not None:
-                    wanted.append(("independent", found.to_json()))
+            found = counterparts(best[0].user_attrs["config"], advice, self._problem)
+            wanted += [("independent", one.to_json()) for one in found]
         new = untried(wanted, trials)
         if not new:
             return

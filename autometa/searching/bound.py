@@ -177,16 +177,27 @@ def judge_bound(
         ],
     }
     out = {**test, "constraint": found}
-    if kept.feasible:
+    rows = {row["name"]: row for row in test["methods"]}
+    if kept.feasible or "independent" not in rows:
         return out
+    own = rows["independent"]
+    if test["delivered"]["method"] == "sharing":
+        kept_to = {"method": own["name"], "words": own["words"], "score": own["score"]}
+        out |= {"delivered": kept_to}
+    broken = (
+        f"No sharing network kept every task within {delta:g} of independent networks on the "
+        f"validation rows ({_why(found)})"
+    )
+    if test["recommended"] != "sharing":
+        return {**out, "verdict": f"{broken}. {test['verdict']}"}
     first = test["verdict"][0].lower() + test["verdict"][1:]
     return {
         **out,
         "recommended": "independent",
+        "recommended_why": "bound",
         "verdict": (
-            f"No sharing network kept every task within {delta:g} of independent networks on the "
-            f"validation rows ({_why(found)}), so independent networks are recommended; on the "
-            f"test rows, the bound aside, {first}"
+            f"{broken}, so independent networks are recommended; on the test rows, the bound "
+            f"aside, {first}"
         ),
     }
 

@@ -4,7 +4,7 @@ the refit of what is delivered."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from optuna.trial import FrozenTrial
 
-from autometa.comparison import Candidate
+from autometa.comparison import ARMS, Candidate
 from autometa.errors import InfrastructureError
-from autometa.levelling import CAP, CHECK_SEEDS, LONGER, Gain, gain_of
+from autometa.levelling import CAP, CHECK_SEEDS, CHECKED, LONGER, Gain, gain_of
 from autometa.searching.bound import Kept
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Runs, best_of
@@ -203,24 +203,24 @@ class Finals:
         budget, gains = self.settings.max_steps, list[Gain]()
         runs: dict[tuple[int, int], dict[int, _Trained]] = {}
         last = CAP * budget if longer and not self._is_late() else budget
-        wanted = self._wanted(entrants, budget, range(FINAL_SEEDS))
+        wanted = self._wanted(entrants, budget, runs)
         if last > budget:
-            wanted += self._wanted(entrants, LONGER * budget, range(CHECK_SEEDS))
+            wanted += self._wanted(entrants, LONGER * budget, runs, check=True)
         self._total = self._done + len(wanted) + 1
         self.say(f"The best trials of each arm are trained with {FINAL_SEEDS} paired seeds.")
         yield from self._add(runs, wanted)
         while last > budget:
             found = [
-                gain for arm in ("sharing", "independent")
+                gain for arm in ARMS
                 if (gain := self._gain(arm, entrants, runs, budget)) is not None
             ]  # fmt: skip
             gains += found
             if not any(gain.gains for gain in found) or self._is_late():
                 break
             budget *= LONGER
-            wanted = self._wanted(entrants, budget, range(CHECK_SEEDS, FINAL_SEEDS))
+            wanted = self._wanted(entrants, budget, runs)
             if budget < last:
-                wanted += self._wanted(entrants, LONGER * budget, range(CHECK_SEEDS))
+                wanted += self._wanted(entrants, LONGER * budget, runs, check=True)
             self._total = self._done + len(wanted) + 1
             self.say(f"An arm gains by longer training: all are trained for {budget:,} steps.")
             yield from self._add(runs, wanted)
@@ -306,24 +306,38 @@ class Finals:
         self._notify(Progress("judge", self._done, max(self._total, self._done), message=message))
 
     def _wanted(
-        self, entrants: Sequence[Entrant], budget: int, seeds: Iterable[int]
+        self,
+        entrants: Sequence[Entrant],
+        budget: int,
+        done: Mapping[tuple[int, int], Mapping[int, _Trained]],
+        *,
+        check: bool = False,
     ) -> list[tuple[int, int, tuple[int, ...], WorkUnit]]:
-        """One unit an entrant: (its place, budget, numbers of the seeds, unit)."""
-        runs, some = replace(self._runs, max_steps=budget), tuple(seeds)
-        return [
-            (
-                place,
-                budget,
-                some,
-                runs.unit(
-                    f"final-{place}-{budget}-{some[0]}",
-                    entrant.config.flat(),
-                    [self._seeds[k] for k in some],
-                    keep=True,
-                ),
-            )
-            for place, entrant in enumerate(entrants)
-        ]
+        """One unit an entrant that lacks seeds: (its place, budget, numbers of the seeds, unit).
+
+        Args:
+            done: what was trained so far.
+            check: only the first finalists of each arm, with the first seeds.
+        """
+        made, found = replace(self._runs, max_steps=budget), []
+        for place, entrant in enumerate(entrants):
+            if check and not self._is_checked(place, entrants):
+                continue
+            known = done.get((place, budget), {})
+            some = tuple(k for k in range(CHECK_SEEDS if check else FINAL_SEEDS) if k not in known)
+            if not some:
+                continue
+            name = f"final-{place}-{budget}-{some[0]}"
+            seeds = [self._seeds[k] for k in some]
+            unit = made.unit(name, entrant.config.flat(), seeds, keep=True)
+            found.append((place, budget, some, unit))
+        return found
+
+    def _is_checked(self, place: int, entrants: Sequence[Entrant]) -> bool:
+        """Whether an entrant is one of the first finalists of an arm."""
+        method = entrants[place].method
+        before = sum(entrant.method == method for entrant in entrants[:place])
+        return method in ARMS and before < CHECKED
 
     def _add(
         self,

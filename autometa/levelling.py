@@ -1,9 +1,10 @@
 """Has an arm levelled off? Its finalists again with three times the budget, on validation.
 
-A difference between two arms that still learn is a difference of budgets. Every finalist is
-therefore also trained with `LONGER` times the steps, its schedule spanning them, with the first
-`CHECK_SEEDS` of the paired seeds; each length counts with its best rung. Where an arm gains more
-than noise, both are trained at the longer budget, up to `CAP` times the budget of the search.
+A difference between two arms that still learn is a difference of budgets. The first `CHECKED`
+finalists of each arm are therefore also trained with `LONGER` times the steps, their schedules
+spanning them, with the first `CHECK_SEEDS` of the paired seeds; each length counts with its best
+rung. Where an arm gains more than noise, all finalists of both are trained at the longer budget,
+up to `CAP` times the budget of the search.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from autometa.intervals import mean_interval
 LONGER = 3
 #: the longest budget, in budgets of the search
 CAP = 9
-#: of the paired seeds, those that the next budget is tried with
-CHECK_SEEDS = 1
+#: finalists of an arm, and of the paired seeds those, that the next budget is tried with
+CHECKED, CHECK_SEEDS = 3, 2
 #: a gain of the score that nobody would train three times as long for
-WORTH = 0.002
+WORTH = 0.005
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Gain:
 
     Attributes:
         steps, longer: the budgets.
-        gain: mean over finalists and seeds; `low`, `high` its 90% interval over the finalists.
+        gain: mean over finalists and seeds; `low`, `high` its 90% interval.
         gains: whether that is more than noise, and worth it.
     """
 
@@ -57,12 +58,10 @@ def gain_of(
 ) -> Gain:
     """Compare the best rungs of both budgets, finalist by finalist, seed by seed.
 
-    The finalists are the sample: their seeds are averaged first. A single finalist is compared
-    over its seeds.
+    Every pair of a finalist and a seed is one of the sample.
     """
-    differences = long - short
-    sample = differences.mean(1) if len(differences) > 1 else differences[0]
-    mean = float(differences.mean())
+    sample = (long - short).ravel()
+    mean = float(sample.mean())
     if len(sample) < 2:
         return Gain(arm, steps, longer, mean, None, None, mean > WORTH)
     found = mean_interval(sample, level=0.9)

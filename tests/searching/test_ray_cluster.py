@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from autometa.searching.progress import Progress
-from tests.searching.support import small_suite
-from tests.test_judge import run
+from tests.searching.support import run, small_suite
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own, on import

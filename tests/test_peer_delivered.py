@@ -1,4 +1,4 @@
-"""A search whose recommended method is no network, as a user sees it: from its verdict to delete."""
+"""A search whose recommended method is no network, as users see it, to its deletion."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_deliver_network_keeps_to_networks(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["delivered"]["method"] in ("sharing", "independent")
-    assert found["test"]["best"] == "ridge"
+    assert found["test"]["best"]["name"] == "ridge"
     model = autometa.load_model(found["model"])
     assert isinstance(model, Model)
     assert model.members == 1

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import bench_quality
 import numpy as np
+import outside_peers
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +17,6 @@ import autometa
 from autometa.metrics import evaluate
 from autometa.tasks import TaskSuite
 from autometa.training.scoring import task_specs
-from benchmarks import bench_quality, outside_peers
 from tests.small import make_suite
 
 
@@ -29,6 +30,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table["v"] = x @ [0.5, 1.0, 0.0] + 0.1 * rng.normal(size=200)
     table.to_parquet(tmp_path / "sums.parquet")
     entry = {"file": "sums.parquet", "kind": "regression", "targets": ["u", "v"]}
+    entry["layout"] = "multi_target"
     (tmp_path / "datasets.json").write_text(json.dumps({"sums": entry}))
     monkeypatch.setenv("AUTOMETA_DATA", str(tmp_path))
     return tmp_path
@@ -144,11 +146,13 @@ def test_the_table_of_finished_cells(
     assert printed[-1].startswith("Mean rank: ")
 
 
-def test_splits_of_which_differ_widen_the_interval(data: Path) -> None:
+def test_scores_are_means_over_the_splits(data: Path) -> None:
     cells(data, 3, 0.2)
     (row,) = bench_quality.summary(data, ["sums"])["suites"]
     assert row["splits"] == [0, 1, 2]
-    assert len(row["outcomes"]) == 3
+    assert row["outcomes"] == ["helps"] * 3
+    kept = [json.loads((data / f"sums.{k}.ridge.json").read_text())["score"] for k in range(3)]
+    assert row["scores"]["ridge"] == pytest.approx(np.mean(kept))
 
 
 def test_a_finished_cell_is_not_computed_again(

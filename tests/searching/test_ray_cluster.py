@@ -29,6 +29,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_judgement")
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Cluster leaves its pipes to the collector
 def test_losing_a_node_loses_no_trial(cluster: Any, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_handful_of_rows_a_task_is_enough(name: str, rows: int) -> None:
         suite = grouped(kind, n_tasks=12, rows=480)
         train = suite.rows("train")
         kept = torch.cat([torch.nonzero(train.task == t)[:rows, 0] for t in range(12)])
-        few = type(train)(*(part[kept] for part in train))
+        few = type(train)(*(None if part is None else part[kept] for part in train))
         for setting in PEERS[name].settings(suite):
             fitted = PEERS[name].fit(suite, setting, seed=0, rows=few)
             assert np.isfinite(predict(fitted, suite)[0]).all()

@@ -32,6 +32,7 @@ from autometa.api.training import load_model
 from autometa.intervals import t_interval
 from autometa.metrics import TaskSpec, constant_errors, evaluate, labels, row_errors
 from autometa.tasks import Rows, TaskSuite
+from autometa.training.budget import full_length, with_batch_size
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
 from autometa.training.state import Run
@@ -116,12 +117,11 @@ def search(
 
 def untuned(suite: TaskSuite, test: Rows, seed: int) -> np.ndarray:
     """The default configuration with every block shared, trained once on all but the test rows."""
-    from autometa.training.budget import default_steps
-
-    config = TrialConfig.from_flat({"sharing.kind": "hard"})
-    trainer = Trainer(suite.merged(), default_steps(suite), torch.device("cpu"))
+    config = with_batch_size(TrialConfig.from_flat({"sharing.kind": "hard"}), suite)
+    steps = full_length(suite)
+    trainer = Trainer(suite.merged(), steps, torch.device("cpu"))
     runs = [Run(config, seed)]
-    state = trainer.train(runs, trainer.start(runs), default_steps(suite))[1]
+    state = trainer.train(runs, trainer.start(runs), steps)[1]
     return trainer.predict(runs, state, test)[0]
 
 

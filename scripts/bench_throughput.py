@@ -159,7 +159,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
         space = Path(folder) / "space.yaml"
         space.write_text(space_text(args.sizes), encoding="utf-8")
         started = time.time()
-        promotion.FIRST_RUNG = 1  # the peer's first rung is as short
+        promotion.FIRST_RUNG = an_epoch  # that of the peer, which knows no shorter ones
         with contextlib.suppress(_Searched):
             autometa.search(
                 "multidigits", space=space, study_name="bench", n_trials=args.n_trials,

@@ -25,9 +25,10 @@ from autometa.searching import executors
 from autometa.searching.settings import SearchSettings
 from autometa.space import Space
 from autometa.study import open_study, read_study
-from tests.searching.support import SPACE, small_suite
+from tests.searching.support import SPACE, run, small_suite
 from tests.test_api_episodes import run as run_episodes
-from tests.test_judge import run
+
+pytestmark = pytest.mark.usefixtures("short_judgement")
 
 PROBES = {"rows": 1.7, "tasks": 0.5, "features": 0.6}
 Score = Callable[[Mapping[str, Any]], float]

@@ -23,6 +23,8 @@ from autometa.cli.search import search
 from autometa.searching.promotion import PRUNERS
 from autometa.study import SAMPLERS
 
+pytestmark = pytest.mark.usefixtures("short_judgement")
+
 SMALL = ["--max-epochs", "3", "--workers", "0", "--mlflow-tracking-uri", "off", "--prior=off"]
 
 

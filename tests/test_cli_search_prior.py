@@ -16,6 +16,8 @@ from autometa.home import Home
 from tests.searching.support import SPACE, small_suite
 from tests.test_api_priors import record, shelve
 
+pytestmark = pytest.mark.usefixtures("short_judgement")
+
 
 @pytest.fixture
 def words(home: Path, tmp_path: Path) -> list[str]:

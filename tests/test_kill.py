@@ -21,6 +21,7 @@ from autometa.study import read_study
 from tests import postgres_cluster
 from tests.searching.support import SPACE
 
+ROOT = Path(__file__).parents[1]
 TRIALS = 14
 
 
@@ -41,7 +42,7 @@ def command(
 ) -> list[str]:
     where = [] if storage is None else ["--storage", storage]
     return [
-        sys.executable, "-m", "autometa.cli", "search", str(folder / "table.csv"),
+        sys.executable, "-m", "tests.short_search", "search", str(folder / "table.csv"),
         "--targets", "up,down", "--space", str(folder / "space.yaml"), "--study-name", study,
         "--n-trials", str(TRIALS), "--max-epochs", "9", "--workers", str(workers),
         "--home", str(folder / "home"), "--mlflow-tracking-uri", "off", "--device", "cpu",
@@ -67,6 +68,7 @@ def kill_half_way(
 ) -> dict[int, Any]:
     driver = subprocess.Popen(
         command(folder, workers, "k", storage=storage),
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -96,6 +98,7 @@ def resume(folder: Path, workers: int, storage: str | None = None) -> dict[str, 
         command(folder, workers, "k", "--resume", storage=storage),
         capture_output=True,
         text=True,
+        cwd=ROOT,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
@@ -120,7 +123,7 @@ def test_sigkill_inline_then_resume_ends_as_if_nothing_had_happened(tmp_path: Pa
     before = kill_half_way(tmp_path, 0, signal.SIGKILL)
     check(tmp_path, before, resume(tmp_path, 0))
     straight = subprocess.run(
-        command(tmp_path, 0, "straight"), capture_output=True, text=True, timeout=240
+        command(tmp_path, 0, "straight"), capture_output=True, text=True, cwd=ROOT, timeout=240
     )
     assert straight.returncode == 0, straight.stderr
     without_time = [row[:4] for row in told(tmp_path, "k").values()]
@@ -153,7 +156,7 @@ def test_one_ray_worker_finds_what_the_inline_executor_finds(tmp_path: Path) -> 
     table(tmp_path)
     for workers, study in ((0, "inline"), (1, "ray")):
         done = subprocess.run(
-            command(tmp_path, workers, study), capture_output=True, text=True, timeout=240
+            command(tmp_path, workers, study), capture_output=True, text=True, cwd=ROOT, timeout=240
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n") == 1, "Ray's banners must stay off stdout"

@@ -44,6 +44,7 @@ def test_it_is_listed_shown_and_named(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_judgement")
 def test_a_search_learns_from_the_nearest_of_its_suites(
     shipped_prior: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from autometa.errors import InfrastructureError, UserError
 from autometa.home import Home
 from autometa.model import Model
+from autometa.model.storing import PEER, read_facts
 from autometa.networks import Problem
 from autometa.priors import probes, shelf
 from autometa.priors.sources import distances
@@ -133,12 +134,16 @@ def nearest_candidate(
 
 
 def read_model(path: Path) -> Model:
-    """A model that may be damaged.
+    """A network that may be damaged.
 
     Raises:
+        Unfit: the model is no network, so it has no blocks.
         UserError: it cannot be read.
     """
     try:
+        facts = read_facts(path)
+        if facts["kind"] == PEER:
+            raise Unfit(f"it is no network ({facts['words']})")
         return Model.load(path)
     except UserError as exc:
         raise UserError(f"Parameter `init_from` (`--init-from`): {exc}") from None

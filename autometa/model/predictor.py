@@ -127,6 +127,38 @@ class Predictor(ABC):
         reading = self._read(x, numbers, torch.unique(numbers).tolist(), interval)
         return self._grouped_frame(reading, index, numbers, proba)
 
+    def outputs(self, x: Tensor, task: Tensor | None = None) -> Float[np.ndarray, "*cells output"]:
+        """Raw outputs, as networks put them out: what metrics are computed from.
+
+        Args:
+            x: [row, *feature], encoded as the suite's rows are (`TaskSuite.rows`).
+            task: [row], which task each row is of, where the model is grouped; else None.
+
+        Returns:
+            [task, row, output] aligned, [row, output] grouped, of an ensemble of its members
+            together: of a regression the standardised value, of a binary task the log odds, of
+            one with more classes their log probabilities up to a constant; a task with fewer
+            outputs than the widest fills the first ones.
+
+        Raises:
+            UserError: the model was trained in episodes and not adapted.
+            DataError: rows without their tasks or of other features, or tasks without need.
+        """
+        self._check_ready(None, False)
+        if tuple(x.shape[1:]) != self.feature_shape:
+            raise DataError(
+                f"Parameter `x` should have rows of shape {self.feature_shape}. Found rows of "
+                f"shape {tuple(x.shape[1:])}."
+            )
+        if (task is None) != (self.layout == "aligned"):
+            raise DataError(
+                "Parameter `task` should be left out where every row has all tasks."
+                if task is not None
+                else "Parameter `task` should say the task of each row. Found none."
+            )
+        wanted = range(len(self.tasks)) if task is None else torch.unique(task).tolist()
+        return self._read(x, task, wanted, None).out
+
     def _chosen(self, tasks: str | Sequence[Any] | None) -> Sequence[int]:
         """Numbers of the targets that an aligned model is asked for."""
         names = [task.name for task in self.tasks]

@@ -197,10 +197,10 @@ def test_single_classes_get_their_smoothed_frequency(name: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_handful_of_rows_a_task_is_enough(name: str, rows: int) -> None:
     for kind in ("regression", "binary"):
-        suite = grouped(kind, n_tasks=12, rows=480)
+        suite = grouped(kind, n_tasks=4, rows=160)
         train = suite.rows("train")
-        kept = torch.cat([torch.nonzero(train.task == t)[:rows, 0] for t in range(12)])
-        few = type(train)(*(part[kept] for part in train))
+        kept = torch.cat([torch.nonzero(train.task == t)[:rows, 0] for t in range(4)])
+        few = type(train)(*(None if part is None else part[kept] for part in train))
         for setting in PEERS[name].settings(suite):
             fitted = PEERS[name].fit(suite, setting, seed=0, rows=few)
             assert np.isfinite(predict(fitted, suite)[0]).all()

@@ -14,6 +14,7 @@ import torch
 from scipy.stats import norm
 
 from autometa.ensembles import combine
+from autometa.errors import DataError
 from autometa.model import Model, calibrate, inference_seconds, load_model
 from autometa.tasks import TaskSuite
 from autometa.training.population import Run, Trainer
@@ -90,8 +91,22 @@ def test_members_predict_as_the_population_that_was_trained(trained):
     rows = suite.rows("val")
     task = None if rows.task is None else rows.task.numpy()
     together = combine(trainer.predict(runs, state, rows), task_specs(suite), task)
-    found = model._read(rows.x, rows.task, range(len(model.tasks)), None).out
+    found = model.outputs(rows.x, rows.task)
     np.testing.assert_allclose(found, together, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_need_the_rows_that_the_model_knows(trained):
+    kind, model, *_ = trained
+    x = torch.zeros(3, *model.feature_shape)
+    task = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(DataError, match=r"`x` should have rows of shape .* shape \(2, 2, 2\)"):
+        model.outputs(torch.zeros(3, 2, 2, 2), task if kind == "grouped" else None)
+    if kind == "grouped":
+        with pytest.raises(DataError, match="`task` should say the task of each row"):
+            model.outputs(x)
+    else:
+        with pytest.raises(DataError, match="`task` should be left out"):
+            model.outputs(x, task)
 
 
 def test_means_of_the_members(trained):

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autometa.api.earlier import read_model
+from autometa.api.earlier import Unfit, read_model
 from autometa.errors import UserError
+from autometa.metrics import evaluate
 from autometa.model import Model, PeerModel, calibrate, load_model
 from autometa.tasks import TaskSuite
 from autometa.training.scoring import task_specs
@@ -65,6 +66,19 @@ def test_values_are_the_estimators():
 
 
 @pytest.mark.parametrize("kind", ["aligned", "grouped"])
+def test_outputs_are_those_that_metrics_are_computed_from(kind):
+    suite = make_suite(kind)
+    rows, peer = suite.rows("val"), make_peer(suite)
+    task = None if rows.task is None else rows.task.numpy()
+    own = peer.fitted.predict(rows.x.numpy(), task)
+    found, y, mask = peer.outputs(rows.x, rows.task), rows.y.numpy(), rows.mask.numpy()
+    assert found.shape == own.shape
+    specs = task_specs(suite)
+    values = [evaluate(o, y, specs, mask=mask, task=task).value() for o in (found, own)]
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["aligned", "grouped"])
 def test_save_and_load(kind, tmp_path):
     peer, table = make_peer(make_suite(kind)), make_table(20, seed=9)
     again = load_model(peer.save(tmp_path / "new" / "peer"))
@@ -103,7 +117,7 @@ def test_what_takes_a_network(tmp_path):
     path = peer.save(tmp_path / "peer")
     with pytest.raises(UserError, match="is no network .*ridge.*network is needed here"):
         Model.load(path)
-    with pytest.raises(UserError, match=r"`init_from` \(`--init-from`\): Model .* is no network"):
+    with pytest.raises(Unfit, match=r"^it is no network \(ridge regression, one a task\)$"):
         read_model(path)
 
 

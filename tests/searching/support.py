@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from optuna.trial import FrozenTrial, create_trial
 
+import autometa
+from autometa.api import SearchResult
 from autometa.tasks import TaskSuite
 
 SPACE = """
@@ -35,6 +40,20 @@ def small_suite(seed: int = 0, rows: int = 90) -> TaskSuite:
         kinds={"up": "regression", "down": "regression", "sign": "binary"},
         name="small",
     )
+
+
+def run(home: Path, suite: TaskSuite, **options: Any) -> SearchResult:
+    """A search of `SPACE` that takes seconds, in this process and without tracking."""
+    space = home / "space.yaml"
+    home.mkdir(parents=True, exist_ok=True)
+    space.write_text(SPACE)
+    settings: dict[str, Any] = {
+        "n_trials": 10,
+        "max_epochs": 4,
+        "workers": 0,
+        "device": "cpu",
+    } | options
+    return autometa.search(suite, space=space, home=home, mlflow_tracking_uri="off", **settings)
 
 
 def finished(number: int, value: float, excess: float | None = None, *cost: float) -> FrozenTrial:

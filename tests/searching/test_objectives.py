@@ -18,7 +18,7 @@ from autometa.home import Home
 from autometa.searching import executors
 from autometa.searching.bound import Closest, Kept, Reference, judge_bound
 from autometa.searching.executors import Chain, InlineExecutor
-from autometa.searching.finalists import best_of
+from autometa.searching.finalists import FINALISTS, best_of
 from autometa.searching.loop import SearchLoop
 from autometa.searching.settings import SearchSettings, rerun_seeds
 from autometa.searching.units import UnitResult, WorkUnit
@@ -227,7 +227,7 @@ def test_the_best_that_breaks_the_bound_is_no_finalist(planted: list[WorkUnit], 
     best = max(done, key=lambda t: t.values[0])
     assert best.user_attrs["config"]["sharing.split_at"] == 2
     finalists = best_of(trials, "sharing")
-    assert len(finalists) == 3
+    assert len(finalists) == FINALISTS
     assert {t.user_attrs["config"]["sharing.split_at"] for t in finalists} == {1}
 
 
@@ -271,10 +271,10 @@ def test_a_task_without_a_score_is_the_worst() -> None:
 
 
 def test_finalists_where_no_trial_keeps_to_the_bound() -> None:
-    trials = [finished(n, n / 10, 0.3 - 0.05 * n) for n in range(5)]
-    assert [t.number for t in best_of(trials, "sharing")] == [4, 3, 2]
-    trials.append(finished(5, -0.5, 0.0))
-    assert [t.number for t in best_of(trials, "sharing")] == [5]
+    trials = [finished(n, n / 10, 0.3 - 0.05 * n) for n in range(6)]
+    assert [t.number for t in best_of(trials, "sharing")] == [5, 4, 3, 2, 1]
+    trials.append(finished(6, -0.5, 0.0))
+    assert [t.number for t in best_of(trials, "sharing")] == [6]
 
 
 def test_test_rows_say_within_beyond_or_unclear() -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from autometa.searching.progress import Progress
-from tests.searching.support import small_suite
-from tests.test_judge import run
+from tests.searching.support import run, small_suite
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own, on import
@@ -30,6 +29,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_judgement")
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Cluster leaves its pipes to the collector
 def test_losing_a_node_loses_no_trial(cluster: Any, tmp_path: Path) -> None:

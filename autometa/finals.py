@@ -20,14 +20,12 @@ from autometa.searching.bound import Kept
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Runs, best_of
 from autometa.searching.progress import Progress
-from autometa.searching.settings import SearchSettings, run_seed
+from autometa.searching.settings import FINAL_SEEDS, SearchSettings, run_seed
 from autometa.searching.units import WorkUnit
 from autometa.training.population import RunResult
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 
-#: the paired seeds of the final comparison
-FINAL_SEEDS = 5
 #: streams of seeds that no trial uses
 _FINAL, _REFIT = 1_000_002, 1_000_003
 

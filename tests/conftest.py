@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ check_signatures(
     *(f"autometa.{name}" for name in ("networks", "sharing", "learners", "balancing", "training"))
 )
 
+from autometa import finals  # noqa: E402
+from autometa.baselines import PEERS  # noqa: E402
 from autometa.priors import shelf  # noqa: E402  # it imports NumPy
 from autometa.searching import promotion  # noqa: E402
 
@@ -56,6 +59,17 @@ def early_rungs() -> Iterator[None]:
     """Trainings of a few steps have all their rungs, as those of thousands do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(promotion, "FIRST_RUNG", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_judgement() -> Iterator[None]:
+    """Final comparisons at the length of the search alone, and beside ridge regression alone: most
+    of a small search's time, and nothing where a test is not about the verdict."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finals, "CAP", 1)
+        for name in set(PEERS) - {"ridge", "ridge_pooled"}:
+            patch.delitem(PEERS, name)
         yield
 
 

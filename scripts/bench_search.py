@@ -31,8 +31,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     runs = []
-    print("| suite | seed | sharing | independent | trees | Δm % (95%) | outcome | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| suite | seed | sharing | independent | best peer | Δm % (95%) | outcome | delivered | "
+        "seconds |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for seed in map(int, args.seeds.split(",")):
         for suite in args.suites.split(","):
             runs.append(search(suite, seed, args))
@@ -57,14 +60,17 @@ def search(suite: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     found = json.loads(done.stdout.splitlines()[-1])
     test = found["test"]
     kept = ("score", "independent_score", "delta_m", "delta_m_ci", "outcome")
-    trees = [m["score"] for m in test["methods"] if m["name"] == "trees"]
+    peers = [m for m in test["methods"] if m["kind"] == "baseline" and m["score"] is not None]
+    peer = max(peers, key=lambda m: m["score"], default={"name": None, "score": None})
     return {
         "suite": suite,
         "seed": seed,
         "seconds": round(seconds, 1),
         "states": found["states"],
         "verdict": test["verdict"],
-        "trees": trees[0] if trees else None,
+        "peer": peer["name"],
+        "peer_score": peer["score"],
+        "delivered": found["delivered"]["method"],
         **{key: test[key] for key in kept},
     }
 
@@ -75,11 +81,14 @@ def row(run: dict[str, Any]) -> str:
     def number(key: str) -> str:
         return "–" if run[key] is None else f"{run[key]:.3f}"
 
-    low, high = run["delta_m_ci"]
+    gain = "–"
+    if run["delta_m_ci"] is not None:
+        low, high = run["delta_m_ci"]
+        gain = f"{run['delta_m']:+.1f} ({low:+.1f} to {high:+.1f})"
     return (
         f"| {run['suite']} | {run['seed']} | {number('score')} | {number('independent_score')} | "
-        f"{number('trees')} | {run['delta_m']:+.1f} ({low:+.1f} to {high:+.1f}) | "
-        f"{run['outcome']} | {run['seconds']:.0f} |"
+        f"{run['peer'] or 'none'} {number('peer_score')} | {gain} | {run['outcome']} | "
+        f"{run['delivered']} | {run['seconds']:.0f} |"
     )
 
 

@@ -4,9 +4,8 @@
 For each suite:
 
 1. One search over the default space on split 0 (half of the trials tune independent networks) names
-   the winner of each arm: the configuration that the judge recommends, and of the other arm the
-   one that the judge's rule names (of its three best trials the best mean of three new seeds, on
-   validation rows).
+   the winner of each arm: of its best trials the one that does best on validation rows with the
+   paired seeds of the final comparison.
 2. Both winners are trained from scratch on other random splits of the rows, 16 pairs of one split
    and one seed, the same for both, and scored on the test rows of that split.
 3. The 16 differences (sharing - independent) get a mean, an interval and a p value; Holm's
@@ -51,15 +50,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from optuna.trial import FrozenTrial
 
 import autometa
 from autometa.home import Home
 from autometa.intervals import Interval, mean_interval, t_interval
 from autometa.metrics import evaluate
-from autometa.searching.finalists import best_of
 from autometa.searching.progress import Progress
-from autometa.searching.settings import RERUN_SEEDS, run_seed
+from autometa.searching.settings import run_seed
 from autometa.study import read_study
 from autometa.tasks import Rows, TaskSuite, load_suite
 from autometa.training.budget import full_length
@@ -71,8 +68,6 @@ from autometa.trial import TrialConfig
 SUITES = "multidigits,wq,school,landmine,sarcos,yeast,omniglot_background"
 ARMS = ("sharing", "independent")
 LEVEL = 0.05
-#: a stream of seeds for choosing the winner of the arm that was not recommended
-_CHOICE = 2_000_001
 #: what a stopped suite must have been started with to go on
 _FIXED = ("n_trials", "max_epochs", "tasks", "seeds")
 
@@ -208,51 +203,35 @@ def find_winners(name: str, args: argparse.Namespace, n_tasks: int | None) -> di
         mlflow_tracking_uri="off",
         diagnose=not args.quick,
         prior="off",
+        deliver="network",
         resume=True,
         device="cpu",
         home=home,
         progress=notify,
     )
-    if result.test is None or result.model is None:
+    if result.test is None:
         raise SystemExit("The search was stopped; the same command goes on with it.")
-    recommended = result.test["recommended"]
-    facts = json.loads((result.model / "model.json").read_text(encoding="utf-8"))
-    winners = {recommended: {"trial": facts["facts"]["trial"], "config": facts["config"]}}
-    (other,) = set(ARMS) - {recommended}
-    trials = best_of(read_study(Home.find(home), study_name).get_trials(deepcopy=False), other)
-    if not trials:
-        raise SystemExit(f"No trial of the arm `{other}` completed on {name}: nothing to compare.")
-    winners[other] = best_by_rerun(
-        trials, suite.without_test(), full_length(suite, max_epochs=args.max_epochs)
-    )
+    numbers = result.test["winners"]
+    for arm in ARMS:
+        if arm not in numbers:
+            raise SystemExit(
+                f"No trial of the arm `{arm}` completed on {name}: nothing to compare."
+            )
+    trials = read_study(Home.find(home), study_name).get_trials(deepcopy=False)
+    winners = {
+        arm: {"trial": numbers[arm], "config": trials[numbers[arm]].user_attrs["config"]}
+        for arm in ARMS
+    }
     varies = what_varies(load(name, 1, n_tasks), load(name, 2, n_tasks))
     counts = suite.counts
     return {
-        "winners": {arm: winners[arm] for arm in ARMS},
+        "winners": winners,
         "verdict": result.test["verdict"],
         "varies": varies,
         "n_train": counts["train"],
         "n_test": counts["test"],
         "search_seconds": round(time.perf_counter() - began, 1),
     }
-
-
-def best_by_rerun(
-    trials: Sequence[FrozenTrial], suite: TaskSuite, max_steps: int
-) -> dict[str, Any]:
-    """The finalist with the best mean validation score over new seeds, as the judge has it."""
-    trainer = Trainer(suite, max_steps, torch.device("cpu"))
-    best: tuple[float, FrozenTrial] | None = None
-    for trial in trials:
-        config = TrialConfig.from_flat(trial.user_attrs["config"])
-        runs = [Run(config, run_seed(_CHOICE, trial.number, k)) for k in range(RERUN_SEEDS)]
-        results, _ = trainer.train(runs, trainer.start(runs), max_steps)
-        values = [result.value for result in results if result.value is not None]
-        if len(values) == len(runs) and (best is None or np.mean(values) > best[0]):
-            best = float(np.mean(values)), trial
-    if best is None:
-        raise SystemExit("All finalists of one arm diverged with new seeds.")
-    return {"trial": best[1].number, "config": best[1].user_attrs["config"]}
 
 
 def run_pairs(jobs: Sequence[tuple[Any, ...]], workers: int) -> Any:

@@ -225,6 +225,13 @@ def make_table(rows: int = 60, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def timeless(test: dict[str, Any] | None) -> dict[str, Any]:
+    """A final comparison without the seconds that its methods took."""
+    assert test is not None
+    methods = [{k: v for k, v in row.items() if k != "seconds"} for row in test["methods"]]
+    return {**test, "methods": methods}
+
+
 def in_double(suite: TaskSuite) -> TaskSuite:
     """The suite with its rows in float64."""
     return dataclasses.replace(suite, x=suite.x.double(), y=suite.y.double())

@@ -27,10 +27,13 @@ from autometa.priors import probes
 from autometa.study import delete_study, list_studies, read_study
 from autometa.tasks import TaskSuite
 from autometa.training.initial import Initial
+from autometa.training.state import PopulationState
 from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
 from tests.test_api_episodes import SPACE as EPISODES
 from tests.test_api_episodes import waves
+
+pytestmark = pytest.mark.usefixtures("short_judgement")
 
 NETWORK = {"backbone.width": 8, "backbone.depth": 2}
 
@@ -56,6 +59,7 @@ def run(home: Path, suite: TaskSuite | None = None, **options: Any) -> SearchRes
         "pruner": "none",
         "diagnose": False,
         "mlflow_tracking_uri": "off",
+        "deliver": "network",
     } | options
     suite = small_suite() if suite is None else suite
     return autometa.search(suite, space=space, home=home, **settings)
@@ -199,10 +203,15 @@ def test_the_verdict_says_who_started_from_it() -> None:
 @pytest.mark.parametrize("kinds", [("earlier", "random"), ("earlier", "earlier")])
 def test_the_verdict_notes_where_the_arms_start_differently(kinds: tuple[str, str]) -> None:
     winners = {
-        arm: Finalist(arm, number, TrialConfig.from_flat({"init.kind": kind}), 0.5)
+        arm: [finalist(arm, number, kind)]
         for number, (arm, kind) in enumerate(zip(("sharing", "independent"), kinds, strict=True))
     }
-    assert len(_notes(winners, [])) == len(set(kinds)) - 1
+    assert len(_notes(winners, [], 0)) == len(set(kinds)) - 1
+
+
+def finalist(arm: str, number: int, kind: str) -> Finalist:
+    state = PopulationState(torch.zeros(5, 1), {}, {})
+    return Finalist(arm, number, TrialConfig.from_flat({"init.kind": kind}), 9, 9, 0.5, {}, state)
 
 
 class TestResuming:

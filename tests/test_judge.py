@@ -16,12 +16,16 @@ from autometa.api import SearchResult
 from autometa.describing import describe_sharing
 from autometa.errors import InfrastructureError
 from autometa.home import Home
-from autometa.model import Model
+from autometa.judge import ARMS
+from autometa.model import Model, PeerModel
 from autometa.searching.finalists import FINALISTS, best_of
 from autometa.study import read_study
 from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
+from tests.small import make_suite
+
+pytestmark = pytest.mark.usefixtures("short_judgement")
 
 
 def run(home: Path, suite: TaskSuite, **options: Any) -> SearchResult:
@@ -29,12 +33,14 @@ def run(home: Path, suite: TaskSuite, **options: Any) -> SearchResult:
     home.mkdir(parents=True, exist_ok=True)
     space.write_text(SPACE)
     settings: dict[str, Any] = {
+        "space": space,
         "n_trials": 10,
         "max_epochs": 4,
         "workers": 0,
         "device": "cpu",
+        "diagnose": False,
     } | options
-    return autometa.search(suite, space=space, home=home, mlflow_tracking_uri="off", **settings)
+    return autometa.search(suite, home=home, mlflow_tracking_uri="off", **settings)
 
 
 def poisoned(suite: TaskSuite) -> TaskSuite:
@@ -50,15 +56,16 @@ def poisoned(suite: TaskSuite) -> TaskSuite:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
-    return run(tmp_path_factory.mktemp("judge"), small_suite())
+def found(tmp_path_factory: pytest.TempPathFactory, short_judgement: None) -> SearchResult:
+    home = tmp_path_factory.mktemp("judge")
+    return run(home, small_suite(), deliver="network", diagnose=True)
 
 
 def test_other_test_rows_change_the_judgement_and_nothing_else(
     found: SearchResult, tmp_path: Path
 ) -> None:
-    other = run(tmp_path, poisoned(small_suite()))
-    columns = ["number", "state", "value", "epoch"]
+    other = run(tmp_path, poisoned(small_suite()), deliver="network", diagnose=True)
+    columns = ["number", "state", "value", "best_step"]
     pd.testing.assert_frame_equal(found.trials[columns], other.trials[columns])
     assert found.best == other.best
     assert found.test is not None
@@ -68,7 +75,7 @@ def test_other_test_rows_change_the_judgement_and_nothing_else(
     assert abs(found.test["score"] - other.test["score"]) > 0.1
     for one in (found, other):
         assert one.diagnosis is not None
-        for key in ("seconds", "reused_seconds", "search_seconds"):
+        for key in ("seconds", "search_seconds"):
             del one.diagnosis[key]
     assert found.diagnosis == other.diagnosis
 
@@ -107,6 +114,15 @@ def test_result_has_what_the_command_line_promises(found: SearchResult) -> None:
         "study", "suite", "n_trials", "states", "best", "test", "model", "seconds", "mlflow",
     }  # fmt: skip
     assert sum(body["states"].values()) == body["n_trials"] == 10
+    names = {row["name"] for row in body["methods"]}
+    assert names == {"sharing", "independent", "ridge"}
+    assert "ridge_pooled" in body["test"]["left_out"]
+    for row in body["methods"]:
+        low, high = row["interval"]
+        assert low <= row["score"] <= high
+        assert row["tuned"] >= 1
+        assert row["seconds"] >= 0.0
+    assert body["delivered"] == body["test"]["delivered"]
     test = body["test"]
     assert set(test) >= {
         "score", "independent_score", "methods", "delta_m", "delta_m_ci", "verdict", "tasks",
@@ -124,12 +140,17 @@ def test_result_has_what_the_command_line_promises(found: SearchResult) -> None:
     assert test["verdict"].count("\n") == 0
 
 
-def test_recommended_model_is_refit_and_loads(found: SearchResult) -> None:
+def test_the_delivered_network_is_refit_and_loads(found: SearchResult) -> None:
     assert found.model is not None
     assert found.test is not None
-    model = autometa.load_model(found.model)
+    model = Model.load(found.model)
     kind = model.config.flat()["sharing.kind"]
-    assert (kind == "independent") == (found.test["recommended"] == "independent")
+    name = found.test["delivered"]["method"]
+    assert (kind == "independent") == (name == "independent")
+    row = next(row for row in found.test["methods"] if row["name"] == name)
+    assert model.facts["test_score"] == found.test["delivered"]["score"] == row["score"]
+    assert model.facts["steps"] == found.test["budget"]["lengths"][name]["steps"]
+    assert model.members == len(set(model.facts["seeds"])) == 5
     assert model.facts["verdict"] == found.verdict
     rows = np.random.default_rng(0).normal(size=(5, 4))
     predicted = model.predict(rows)
@@ -148,12 +169,12 @@ def test_refit_uses_training_and_validation_rows(
         return original(suite, *rest)
 
     monkeypatch.setattr(Model, "of", spy)
-    run(tmp_path, small_suite(), n_trials=4)
+    run(tmp_path, small_suite(), n_trials=4, deliver="network")
     counts = small_suite().counts
     assert seen == [counts["train"] + counts["val"]]
 
 
-def test_three_finalists_of_each_arm_by_value(found: SearchResult) -> None:
+def test_finalists_of_each_arm_by_value(found: SearchResult) -> None:
     study = read_study(Home.find(_home(found)), found.study)
     for arm in ("sharing", "independent"):
         best = best_of(study.trials, arm)
@@ -161,6 +182,12 @@ def test_three_finalists_of_each_arm_by_value(found: SearchResult) -> None:
         values = [t.value for t in best]
         assert values == sorted(values, reverse=True)
         assert {t.user_attrs["arm"] for t in best} <= {arm}
+        row = next(row for row in found.test["methods"] if row["name"] == arm)
+        assert {c["number"] for c in row["finalists"]} == {t.number for t in best}
+        assert row["trial"] == row["finalists"][0]["number"] == found.test["winners"][arm]
+        on_validation = [c["validation"] for c in row["finalists"]]
+        assert on_validation == sorted(on_validation, reverse=True)
+        assert row["validation"] == on_validation[0]
 
 
 def test_checkpoints_and_suite_copy_are_removed(found: SearchResult) -> None:
@@ -200,8 +227,131 @@ def test_verdict_does_not_claim_equal_tuning_where_there_was_none(
     found: SearchResult, tmp_path: Path
 ) -> None:
     assert "equally tuned independent networks" in (found.verdict or "")
-    uneven = run(tmp_path, small_suite(), n_trials=8, independent_share=0.25)
+    uneven = run(tmp_path, small_suite(), n_trials=8, independent_share=0.25, max_epochs=2)
     assert "independent networks tuned with 2 of 8 trials" in (uneven.verdict or "")
+
+
+# --- which model is delivered -----------------------------------------------------------------
+
+
+def linear() -> TaskSuite:
+    """Targets that a ridge regression knows exactly, and networks of a few steps do not."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(150, 4))
+    y = x @ rng.normal(size=(4, 2)) + 0.05 * rng.normal(size=(150, 2))
+    return TaskSuite.from_arrays(x, y, names=["a", "b"], kinds="regression", name="linear")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, short_judgement: None) -> dict[str, Any]:
+    """One study, judged again and again: each time something else is to be delivered."""
+    home = tmp_path_factory.mktemp("linear")
+    options: dict[str, Any] = {"n_trials": 4, "study_name": "linear", "resume": True}
+    found: dict[str, Any] = {}
+    for name, more in {
+        "auto": {},
+        "network": {"deliver": "network"},
+        "single": {"deliver": "network", "ensemble": 1},
+        "pair": {"deliver": "network", "ensemble": 2},
+    }.items():
+        result = run(home, linear(), **options, **more)
+        assert result.model is not None
+        found[name] = result, autometa.load_model(result.model)
+    return {**found, "home": home}
+
+
+def test_a_peer_that_is_ahead_is_recommended_and_delivered(judged: dict[str, Any]) -> None:
+    result, model = judged["auto"]
+    test = result.test
+    assert test["recommended"] in ("ridge", "ridge_pooled")
+    assert test["recommended_why"] in ("ahead", "validation")
+    assert test["delivered"]["method"] == test["recommended"]
+    assert test["verdict"].startswith(("Best on linear", "No method is measurably ahead on linear"))
+    assert "Recommended: ridge" in test["verdict"]
+    assert isinstance(model, PeerModel)
+    assert model.facts["method"] == test["recommended"]
+    assert model.facts["verdict"] == result.verdict
+    suite = linear()
+    rows = suite.open_test()
+    predicted = model.predict(rows.x.numpy()).to_numpy(dtype=float)
+    assert predicted.shape == (len(rows.x), 2)
+    for t, task in enumerate(suite.tasks):
+        truth = rows.y[:, t].numpy() * task.std + task.mean
+        assert np.corrcoef(predicted[:, t], truth)[0, 1] > 0.99
+    interval = model.predict(rows.x.numpy(), interval=0.8)
+    assert len(interval.columns) > 2
+
+
+def test_networks_are_delivered_where_they_are_asked_for(judged: dict[str, Any]) -> None:
+    result, model = judged["network"]
+    test = result.test
+    assert test["recommended"] == judged["auto"][0].test["recommended"]
+    assert test["delivered"]["method"] in ("sharing", "independent")
+    assert "The network that is delivered all the same" in test["verdict"]
+    assert isinstance(model, Model)
+    assert model.members == test["ensemble"] == 5
+    assert result.n_trials == judged["auto"][0].n_trials == 4, "no trial was added"
+
+
+@pytest.mark.parametrize(("name", "members", "seeds"), [("single", 1, 5), ("pair", 2, 2)])
+def test_what_is_judged_is_as_large_as_what_is_delivered(
+    judged: dict[str, Any], name: str, members: int, seeds: int
+) -> None:
+    result, model = judged[name]
+    assert model.members == result.test["ensemble"] == members
+    for row in result.test["methods"]:
+        assert row["seeds"] == (seeds if row["kind"] == "network" else 1)
+    together, alone = (
+        {row["name"]: row for row in judged[which][0].test["methods"]}
+        for which in ("network", "single")
+    )
+    for arm in ("sharing", "independent"):
+        own = alone[arm]
+        assert own["score"] == pytest.approx(np.mean(own["seed_scores"]))
+        assert together[arm]["score"] > np.mean(together[arm]["seed_scores"])
+        pair = next(row for row in judged["pair"][0].test["methods"] if row["name"] == arm)
+        if pair["trial"] == together[arm]["trial"]:
+            assert pair["seed_scores"] == pytest.approx(together[arm]["seed_scores"][:2])
+
+
+def test_openings_of_the_test_rows_are_counted(judged: dict[str, Any]) -> None:
+    tests = [judged[name][0].test for name in ("auto", "network", "single", "pair")]
+    assert [test["opened_before"] for test in tests] == [0, 1, 2, 3]
+    notes = [[note for note in test["notes"] if "have been opened" in note] for test in tests]
+    assert notes[0] == []
+    assert "opened once before" in notes[1][0]
+    assert "opened 3 times before" in notes[3][0]
+    options = {"n_trials": 4, "study_name": "linear", "resume": True, "ensemble": 2}
+    again = run(judged["home"], linear(), deliver="network", **options)
+    assert again.test == tests[3], "a finished study opens nothing"
+
+
+def test_one_task_is_judged_like_many(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 4))
+    suite = TaskSuite.from_arrays(x, np.sin(x[:, :1]), names=["y"], kinds="regression", name="one")
+    test = run(tmp_path, suite, n_trials=4, max_epochs=1).test
+    assert test is not None
+    assert [task["name"] for task in test["tasks"]] == ["y"]
+    assert {row["name"] for row in test["methods"]} >= {"sharing", "independent", "ridge"}
+
+
+@pytest.mark.parametrize("kind", ["grouped", "image"])
+def test_other_kinds_of_suites(tmp_path: Path, kind: str) -> None:
+    text = SPACE
+    if kind == "image":
+        text = text.replace("parameters:", "parameters:\n  backbone.kind: conv")
+    (tmp_path / "other.yaml").write_text(text)
+    suite = make_suite(kind, rows=100)
+    result = run(
+        tmp_path, suite, space=tmp_path / "other.yaml", n_trials=2, max_epochs=1, deliver="network"
+    )
+    assert result.test is not None
+    assert result.test["layout"] == "rows"
+    names = {row["name"] for row in result.test["methods"]}
+    assert names | set(result.test["left_out"]) == {*ARMS, "ridge", "ridge_pooled"}
+    assert names >= {*ARMS, "ridge"}
+    assert isinstance(autometa.load_model(result.model), Model)
 
 
 def test_sharing_is_described_in_words() -> None:

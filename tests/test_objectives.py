@@ -22,6 +22,9 @@ from autometa.study import read_study
 from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
+from tests.small import timeless
+
+pytestmark = pytest.mark.usefixtures("short_judgement")
 
 # Networks of two widths; sharing both blocks of the narrow one leaves no room for the odd task.
 PLANTED = """
@@ -49,6 +52,7 @@ def run(home: Path, suite: TaskSuite | None = None, **options: Any) -> SearchRes
     space = home / "space.yaml"
     space.write_text(options.pop("text", SPACE))
     given: dict[str, Any] = {"n_trials": 8, "max_epochs": 4, "workers": 0, "device": "cpu"}
+    given |= {"diagnose": False, "deliver": "network"}
     return autometa.search(
         small_suite(rows=200) if suite is None else suite,
         space=space,
@@ -59,15 +63,18 @@ def run(home: Path, suite: TaskSuite | None = None, **options: Any) -> SearchRes
 
 
 @pytest.fixture(scope="module")
-def bounded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+def bounded(
+    tmp_path_factory: pytest.TempPathFactory, short_judgement: None
+) -> tuple[Path, SearchResult]:
     home = tmp_path_factory.mktemp("bounded")
     options = {"no_task_worse_than": 0.15, "pruner": "none", "text": PLANTED, "seed": 1}
-    options["diagnose"] = False
     return home, run(home, planted_suite(), n_trials=12, max_epochs=12, **options)
 
 
 @pytest.fixture(scope="module")
-def costed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+def costed(
+    tmp_path_factory: pytest.TempPathFactory, short_judgement: None
+) -> tuple[Path, SearchResult]:
     home = tmp_path_factory.mktemp("costed")
     return home, run(home, cost="parameters", n_trials=12, study_name="costed")
 
@@ -143,7 +150,8 @@ def test_where_nothing_keeps_to_the_bound_independent_networks_are_recommended(
     narrow = PLANTED.replace("[2, 16]", "[2]")
     found = run(tmp_path, planted_suite(), text=narrow, **options)
     assert found.test is not None
-    assert found.test["recommended"] == "independent"
+    assert found.test["delivered"]["method"] == "independent"
+    assert found.test["recommended"] != "sharing"
     assert found.test["constraint"]["feasible"] == 0
     assert found.verdict is not None
     assert found.verdict.startswith("No sharing network kept every task within 0 of independent")
@@ -173,7 +181,7 @@ def test_a_stopped_search_ends_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     done = run(tmp_path / "a", study_name=stopped.study, resume=True, **options)
     whole = run(tmp_path / "b", **options)
     assert done.trials["value"].tolist() == whole.trials["value"].tolist()
-    assert (done.test, done.front) == (whole.test, whole.front)
+    assert (timeless(done.test), done.front) == (timeless(whole.test), whole.front)
 
 
 # --- a cost ---------------------------------------------------------------------------------------
@@ -215,10 +223,10 @@ def test_the_front_is_printed(
     assert [line.split()[0] for line in lines[at + 1 : at + 1 + len(body["front"])]] == [
         f"{row['cost']:,.0f}" for row in body["front"]
     ]
-    chosen = body["test"]["winners"][body["test"]["recommended"]]
+    chosen = body["test"]["winners"][body["test"]["delivered"]["method"]]
     on_it = any(row["number"] == chosen for row in body["front"])
     assert (f"{chosen}*" in text) == on_it
-    assert (f"Trial {chosen}, recommended below" in text) != on_it
+    assert (f"Trial {chosen}, delivered below" in text) != on_it
     shown = CliRunner().invoke(app, ["trials", "costed", "--home", str(home)]).stdout
     assert shown.splitlines()[0].split()[:5] == ["trial", "state", "arm", "value", "cost"]
     best = CliRunner().invoke(app, ["best", "costed", "--home", str(home)]).stdout

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autometa.diagnosis.advice import Advice, advise, changed, partitions
+from autometa.diagnosis.advice import Advice, advise, changed, counterparts, partitions
 from autometa.diagnosis.findings import find
 from autometa.diagnosis.measurements import Measurements
 from autometa.networks import Problem
@@ -113,6 +113,24 @@ def test_nothing_to_say_is_said() -> None:
     (one,) = advice(measurements())
     assert one.config is None
     assert "Nothing to change" in one.text
+
+
+def test_independent_networks_have_as_many_tries() -> None:
+    base = TrialConfig.from_flat({"sharing.kind": "independent", "optimizer.lr": 0.01}).flat()
+    tree = {"changes": {"sharing.kind": "tree", "sharing.partitions": "0001/0001/0001"}}
+    wide = {"changes": {"sharing.split_at": 3, "backbone.width": 200}}
+    same = {"changes": {"backbone.width": base["backbone.width"]}}
+
+    def tries(*advice: dict[str, Any]) -> list[dict[str, Any] | None]:
+        found = counterparts(base, advice, PROBLEM)
+        for one in found:
+            assert one.config == {**base, **(one.changes or {})}
+        return [one.changes for one in found]
+
+    assert tries(wide) == [{"backbone.width": 200}]
+    assert tries(tree, tree) == [{"optimizer.lr": 0.005}, {"optimizer.lr": 0.02}]
+    assert tries(wide, wide) == [{"backbone.width": 200}, {"optimizer.lr": 0.005}]
+    assert tries(same, tree) == [{"optimizer.lr": 0.005}, {"optimizer.lr": 0.02}]
 
 
 def test_parameters_of_the_old_mechanism_go_and_conditioning_stays_where_it_can() -> None:

@@ -24,6 +24,8 @@ from autometa.tasks import TaskSuite
 from tests.diagnosis.support import diagnose, make, open_trials, planted
 from tests.searching.support import SPACE, small_suite
 
+pytestmark = pytest.mark.usefixtures("short_judgement")
+
 ALONE = {"sharing.kind": "independent"}
 QUICK: list[dict[str, Any]] = [
     {"backbone.width": 8, "optimizer.batch_size": 64, "sharing.split_at": 1},
@@ -54,9 +56,16 @@ def test_planted_adversary_is_named_and_isolated_in_any_order_of_the_tasks(
     assert second == f"000/{tree}"
     with open_trials(tmp_path, suite, []) as handle:
         tried = [t for t in handle.trials() if t.user_attrs.get("advised")]
-    assert [t.user_attrs["config"]["sharing.partitions"] for t in tried] == [first, second]
+        (best,) = (t for t in handle.trials() if t.number == 1)
     assert all(t.state == TrialState.COMPLETE and t.value is not None for t in tried)
-    assert {t.user_attrs["arm"] for t in tried} == {"sharing"}
+    configs = [t.user_attrs["config"] for t in tried]
+    assert [t.user_attrs["arm"] for t in tried] == ["sharing"] * 2 + ["independent"] * 2
+    assert [config["sharing.partitions"] for config in configs[:2]] == [first, second]
+    # independent networks have as many tries, though no group of tasks is theirs to change
+    own = best.user_attrs["config"]
+    rates = [config["optimizer.lr"] for config in configs[2:]]
+    assert rates == [own["optimizer.lr"] * 0.5, own["optimizer.lr"] * 2.0]
+    assert configs[2:] == [{**own, "optimizer.lr": rate} for rate in rates]
 
 
 def test_a_stored_diagnosis_is_not_made_again_and_more_trials_ask_for_a_new_one(
@@ -133,7 +142,8 @@ def test_killed_while_the_advice_is_tried_it_is_tried_once(
     assert diagnose(tmp_path, suite, QUICK, steps=2) == kept
     with open_trials(tmp_path, suite, []) as handle:
         advised = [t for t in handle.trials() if t.user_attrs.get("advised")]
-    assert [t.user_attrs["changes"] for t in advised] == [{"backbone.width": 12}]
+    assert [t.user_attrs["arm"] for t in advised] == ["sharing", "independent"]
+    assert [t.user_attrs["changes"] for t in advised] == [{"backbone.width": 12}] * 2
 
 
 def test_diagnosis_is_strict_json_of_training_and_validation_rows(
@@ -151,7 +161,6 @@ def test_diagnosis_is_strict_json_of_training_and_validation_rows(
     assert numbers["tasks"] == ["up", "down", "sign"]
     assert [one["task"] for one in numbers["influences"]] in ([0, 1, 2], [])
     assert np.array(numbers["pairs"]["affinity"]).shape == (3, 3)
-    assert set(found["reruns"]) == {"0", "1"}
 
 
 def test_what_cannot_be_diagnosed_is_said(tmp_path: Path) -> None:
@@ -177,7 +186,7 @@ def test_without_independent_networks_the_rest_is_still_measured(tmp_path: Path)
 def search(home: Path, suite: TaskSuite | None = None, **options: Any) -> Any:
     home.mkdir(parents=True, exist_ok=True)
     (home / "space.yaml").write_text(SPACE)
-    settings: dict[str, Any] = {"n_trials": 6, "max_epochs": 3, "workers": 0, "device": "cpu"}
+    settings: dict[str, Any] = {"n_trials": 6, "max_epochs": 2, "workers": 0, "device": "cpu"}
     return autometa.search(
         suite or small_suite(), space=home / "space.yaml", home=home, mlflow_tracking_uri="off",
         study_name="s", **settings | options,
@@ -198,14 +207,17 @@ def test_advised_trials_are_judged_beyond_the_total_and_the_search_goes_on_after
     monkeypatch.setattr("autometa.diagnosis.script.advise", wider)
     found = search(tmp_path)
     assert found.n_trials == sum(found.states.values()) == 6
-    assert len(found.trials) == 7
+    assert len(found.trials) == 8
+    assert found.trials.arm[6:].tolist() == ["sharing", "independent"]
     assert found.diagnosis is not None
     (tried,) = found.diagnosis["tried"]
     assert tried["trial"] == 6
     assert tried["value"] is not None
-    beyond = [note for note in found.test["notes"] if "advised by the diagnosis" in note]
-    assert len(beyond) == tried["won"], "a winner beyond the total is named as one"
-    assert found.trials.params[6] == {"backbone.width": 11}
+    beyond = [note for note in found.test["notes"] if "beyond the searched trials" in note]
+    winners = found.test["winners"].values()
+    assert len(beyond) == len({6, 7} & set(winners)), "a winner beyond the total is named as one"
+    assert tried["won"] == (6 in winners)
+    assert [found.trials.params[n] for n in (6, 7)] == [{"backbone.width": 11}] * 2
     again = search(tmp_path, resume=True)
     assert again.diagnosis == found.diagnosis
     assert again.test == found.test, "a finished search is not judged again"
@@ -253,20 +265,18 @@ def test_after_the_time_out_nothing_is_diagnosed_and_the_judgement_comes(tmp_pat
     assert diagnose(tmp_path, suite, QUICK, steps=2)["reason"] is None
 
 
-def test_with_a_cost_advice_is_given_and_not_tried(tmp_path: Path) -> None:
-    found = search(tmp_path, cost="parameters")
-    assert found.diagnosis is not None
-    assert "no advice is tried" in found.diagnosis["note"]
-    assert found.diagnosis["reused_seconds"] > 0.0
-    assert not found.trials["advised"].any()
-    assert len(found.trials) == 6
-
-
-def test_with_a_bound_the_judgement_trains_again(tmp_path: Path) -> None:
-    found = search(tmp_path, small_suite(rows=400), no_task_worse_than=0.5)
+@pytest.mark.parametrize("option", [{"cost": "parameters"}, {"no_task_worse_than": 0.5}])
+def test_with_a_cost_or_a_bound_advice_is_given_and_not_tried(
+    tmp_path: Path, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autometa.diagnosis.script.advise", wider)
+    found = search(tmp_path, small_suite(rows=400), **option)
     assert found.diagnosis is not None
     assert found.diagnosis["reason"] is None
-    assert found.diagnosis["reused_seconds"] == 0.0
+    assert "no advice is tried" in found.diagnosis["note"]
+    assert found.diagnosis["advice"][0]["config"] is not None
+    assert not found.trials["advised"].any()
+    assert len(found.trials) == 6
 
 
 def test_a_failed_advice_is_a_failed_trial_and_the_verdict_comes(

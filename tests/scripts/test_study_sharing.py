@@ -15,6 +15,8 @@ from autometa.tasks import TaskSuite, load_suite
 from scripts import study_sharing as script
 from tests.small import make_suite, make_table
 
+pytestmark = pytest.mark.usefixtures("short_judgement")
+
 
 def made_pairs(differences: list[float]) -> list[dict[str, Any]]:
     return [

@@ -149,6 +149,8 @@ def suggested(home: Path) -> list[Any]:
     return [(t.params, t.user_attrs["config"], t.values) for t in study.trials]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_judgement")
 @pytest.mark.parametrize("n_tasks", [3, 6])
 def test_a_search_over_trees_that_dies_goes_on_with_the_same_trees(
     n_tasks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -176,11 +176,10 @@ def test_five_members_cost_no_more_than_five_times_one():
     five, *_ = train_ensemble(suite, members=5, backbone__width=64)
     one = only(five, 0)
     x = 3000
-
-    def fastest(model: Model) -> float:
-        return min(inference_seconds(model, x) for _ in range(7))
-
-    assert fastest(five) <= 5 * fastest(one) + 0.02
+    # in turns, so that what else the machine does meets both
+    times = [[inference_seconds(model, x) for model in (five, one)] for _ in range(10)]
+    fastest = np.min(times, axis=0)
+    assert fastest[0] <= 5 * fastest[1] + 0.02
     began = time.perf_counter()
     five.predict(make_table(x))
     assert time.perf_counter() - began < 5

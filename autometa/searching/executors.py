@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import signal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -46,17 +48,49 @@ class InlineExecutor:
         self._threads = threads
 
     def run(self, source: Source) -> bool:
-        try:
-            while True:
-                unit = source.next_unit()
-                if unit == FINISHED or unit is None:  # nothing runs elsewhere to wait for
-                    return True
-                source.complete(unit, run_unit(replace(unit, threads=self._threads)))
-        except KeyboardInterrupt:
-            return False
+        with _noting_interrupts() as seen:
+            try:
+                while True:
+                    unit = source.next_unit()
+                    if unit == FINISHED or unit is None:  # nothing runs elsewhere to wait for
+                        return True
+                    result = run_unit(replace(unit, threads=self._threads))
+                    if seen:
+                        return False
+                    source.complete(unit, result)
+            except KeyboardInterrupt:
+                return False
+            except Exception:
+                if seen:
+                    return False
+                raise
 
     def close(self) -> None:
         pass
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Note Ctrl-C beside raising it: where it comes while torch looks at a Python object, torch
+    raises an error of its own in its place ("could not determine the shape of object type …")."""
+    seen: list[int] = []
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield seen
+        return
+
+    def note(number: int, _: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread, which alone is interrupted
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 Script = Generator[list[WorkUnit], list[UnitResult], T]

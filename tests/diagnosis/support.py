@@ -24,7 +24,8 @@ NETWORK = {
     "optimizer.lr": 0.03,
     "optimizer.batch_size": 8,
 }
-STEPS = 300
+#: one rung only, so that networks count as they are at the end, where the harm is done
+STEPS = 297
 
 
 def planted(order: Sequence[int] = (0, 1, 2), rows: int = 600) -> TaskSuite:

@@ -26,6 +26,7 @@ COMMANDS += re.findall(r"^\| `(autometa [^`]+)` \|", TEXT, flags=re.MULTILINE)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks run in order, as one script, in an empty folder."""
     code = "\n".join(body for kind, body in BLOCKS if kind == "python")

@@ -44,6 +44,8 @@ METADATA = b"sharing_bench"
 """Key of the table's metadata that holds the suites and the space, as JSON."""
 FORMAT = 2
 WIDTH = 32
+#: parameters that the default space has had since, and what they were before
+LATER = {"backbone.norm": "layer", "backbone.linear": "none", "backbone.inputs": "plain"}
 """Of every network: the only width of the default space that is at most 64."""
 FAILED = -1.0
 """What a run that diverged counts as: the lowest score there is."""
@@ -198,7 +200,7 @@ class SharingBench:
 
 def bench_space(text: str, problem: Problem, groups: Sequence[str] | None = None) -> Space:
     """The space that the configurations of a suite are points of: the default one of its time,
-    with one width.
+    with one width, and without the choices of the network that came later.
 
     Args:
         text: the default space, as YAML.
@@ -208,7 +210,8 @@ def bench_space(text: str, problem: Problem, groups: Sequence[str] | None = None
     width = space.key("backbone.width", "sharing")
     if WIDTH not in getattr(space.entries()[width], "choices", ()):
         raise ValueError(f"Parameter `backbone.width` of the space should offer {WIDTH}.")
-    return space.without({width: Fixed(value=WIDTH)}).bind(problem, groups)
+    fixed = {space.key(name, "sharing"): Fixed(value=value) for name, value in LATER.items()}
+    return space.without({width: Fixed(value=WIDTH), **fixed}).bind(problem, groups)
 
 
 class Lookup:

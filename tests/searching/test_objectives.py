@@ -287,7 +287,11 @@ def test_test_rows_say_within_beyond_or_unclear() -> None:
     reference = Reference(0, 0.5, 3, names, {})
     rows = [task("a", -0.019, 0.1), task("b", -0.2, -0.021), task("c", -0.1, 0.1)]
     rows += [task("d", 0.0, 0.1, judged=False), task("not bound", 0.0, 0.1)]
-    test = {"tasks": rows, "verdict": "Sharing helps.", "recommended": "sharing"}
+    methods = [{"name": n, "words": n, "score": 0.5} for n in ("sharing", "independent")]
+    test = {
+        "tasks": rows, "verdict": "Sharing helps.", "recommended": "sharing", "methods": methods,
+        "delivered": {"method": "sharing", "words": "sharing", "score": 0.5},
+    }  # fmt: skip
     trials = [finished(0, 0.5, 0.0), finished(1, 0.6, 0.1)]
     kept = Kept(True, Closest("a", -0.01, 0.0, 0.01))
     found = judge_bound(test, trials, reference, 0.02, 0, kept)

@@ -6,7 +6,8 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Generic, Literal, Protocol, TypeVar
+from types import FrameType
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
@@ -71,26 +72,33 @@ class InlineExecutor:
 
 @contextmanager
 def _noting_interrupts() -> Iterator[list[int]]:
-    """Note Ctrl-C beside raising it: where it comes while torch looks at a Python object, torch
-    raises an error of its own in its place ("could not determine the shape of object type …")."""
+    """Note Ctrl-C and SIGTERM beside what they raise: where they come while torch looks at a Python
+    object, torch raises an error of its own in place of theirs ("could not determine the shape of
+    object type …")."""
     seen: list[int] = []
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield seen
-        return
+    placed: dict[int, tuple[Any, Any]] = {}
 
-    def note(number: int, _: object) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
+    def noting(before: Callable[[int, FrameType | None], Any]) -> Any:
+        def note(number: int, frame: FrameType | None) -> None:
+            seen.append(number)
+            before(number, frame)
+
+        return note
 
     try:
-        signal.signal(signal.SIGINT, note)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.getsignal(number)
+            if callable(before):  # what is ignored, or ends the process, stays as it is
+                placed[number] = (before, noting(before))
+                signal.signal(number, placed[number][1])
     except ValueError:  # not in the main thread, which alone is interrupted
-        yield seen
-        return
+        placed.clear()
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for which, (before, own) in placed.items():
+            if signal.getsignal(which) is own:  # unless it was changed on the way
+                signal.signal(which, before)
 
 
 Script = Generator[list[WorkUnit], list[UnitResult], T]

@@ -41,11 +41,13 @@ def test_a_gain_that_is_sure_and_tiny_is_none() -> None:
     assert not found.gains
 
 
-def test_seeds_are_averaged_before_finalists_are_compared() -> None:
+def test_every_pair_of_a_finalist_and_a_seed_is_one_of_the_sample() -> None:
     short = np.zeros((3, 2))
     found = gain_of("sharing", 1, 3, short, short + np.array([[0.3, -0.2], [-0.1, 0.2], [0.1, 0]]))
-    assert found.low == pytest.approx(0.05)
-    assert found.gains
+    assert found.gain == pytest.approx(0.05)
+    # t with 5 degrees of freedom at 95% is 2.015; the sample's standard deviation is .1871
+    assert found.low == pytest.approx(0.05 - 2.015 * 0.1871 / 6**0.5, abs=1e-3)
+    assert not found.gains
 
 
 def test_a_single_finalist_is_compared_over_its_seeds() -> None:

@@ -97,12 +97,12 @@ def test_a_saved_model_keeps_its_bins(kind, tmp_path: Path):
     loaded = Model.load(model.save(tmp_path))
     rows = suite.rows("val")
     expected = trainer.predict([run], state, rows)[0]
-    assert_close(loaded._outputs(rows.x, None), expected, rtol=1e-5, atol=1e-6)
+    assert_close(loaded.outputs(rows.x), expected, rtol=1e-5, atol=1e-6)
     module = loaded.module()(rows.x).detach().numpy()
     assert_close(module, expected, rtol=1e-5, atol=1e-6)
     name = "buffers.inputs.scale"
     assert not torch.equal(
-        model.buffers[name.removeprefix("buffers.")],
+        model.member(0)[1][name.removeprefix("buffers.")],
         build(run.config, trainer.problem).init(torch.Generator())[1]["inputs.scale"],
     )
 

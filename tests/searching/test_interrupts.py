@@ -36,9 +36,13 @@ def test_an_interrupt_that_is_swallowed_in_a_unit_still_stops(
 
     monkeypatch.setattr(executors, "run_unit", swallow)
     source = ScriptSource(script)
-    assert not InlineExecutor().run(source)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert not InlineExecutor().run(source)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(ran) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_error_without_an_interrupt_is_raised(

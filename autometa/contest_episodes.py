@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from autometa.baselines.episodes import pooled_baselines, support_baselines
 from autometa.comparison import Candidate, Method, compare_episodes
-from autometa.contests import Contest, Facts, seconds_of, values_of
+from autometa.contests import Contest, Facts, network_method
 from autometa.describing import describe_learner, describe_shape, kind_of
 from autometa.finals import Entrant, Finalist, Finals
 from autometa.model import Model
@@ -90,20 +90,7 @@ class EpisodeContest(Contest):
             words = describe_learner(some[0].config)
             if name == JOINT and some[0].number is None:
                 words += ", not tuned"
-            number = sum(t.user_attrs.get("arm") == name for t in trials)
-            methods.append(
-                Method(
-                    name=name,
-                    words=words,
-                    kind="network",
-                    candidates=tuple(one.judged for one in some if one.judged is not None),
-                    values=tuple(values_of(trials, name)),
-                    n_trials=number,
-                    n_completed=len(values_of(trials, name)),
-                    tuned=number or 1,
-                    seconds=round(seconds_of(trials, name), 2),
-                )
-            )
+            methods.append(network_method(name, words, some, trials))
         methods += self._baselines(episodes, finals)
         found = compare_episodes(
             methods,

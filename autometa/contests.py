@@ -144,17 +144,7 @@ class RowContest(Contest):
         if test is None:
             raise ValueError("The test rows should be opened before methods are compared on them.")
         methods = [
-            Method(
-                name=arm,
-                words=self._words(arm, some[0], trials),
-                kind="network",
-                candidates=tuple(one.judged for one in some if one.judged is not None),
-                values=tuple(values_of(trials, arm)),
-                n_trials=sum(t.user_attrs.get("arm") == arm for t in trials),
-                n_completed=len(values_of(trials, arm)),
-                tuned=sum(t.user_attrs.get("arm") == arm for t in trials),
-                seconds=round(seconds_of(trials, arm), 2),
-            )
+            network_method(arm, self._words(arm, some[0], trials), some, trials)
             for arm, some in finalists.items()
         ]
         left_out = {p["name"]: p["reason"] for p in self._peers if p["reason"] is not None}
@@ -240,6 +230,29 @@ def _peer(peer: Mapping[str, Any], outputs: np.ndarray) -> Method:
         candidates=(Candidate(None, peer["value"], outputs),),
         tuned=peer["tried"],
         seconds=round(peer["seconds"], 2),
+    )
+
+
+def network_method(
+    name: str, words: str, some: Sequence[Finalist], trials: Sequence[FrozenTrial]
+) -> Method:
+    """The networks of one name as a method of the comparison.
+
+    Args:
+        some: its finalists, best on validation first.
+    """
+    values = tuple(values_of(trials, name))
+    number = sum(trial.user_attrs.get("arm") == name for trial in trials)
+    return Method(
+        name=name,
+        words=words,
+        kind="network",
+        candidates=tuple(one.judged for one in some if one.judged is not None),
+        values=values,
+        n_trials=number,
+        n_completed=len(values),
+        tuned=number or 1,  # what stands beside the arms has no trials of its own
+        seconds=round(seconds_of(trials, name), 2),
     )
 
 

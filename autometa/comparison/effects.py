@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, SupportsFloat, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -130,9 +130,9 @@ def delta_m_interval(found: Resampled, sharing: str, independent: str) -> Interv
     )  # fmt: skip
 
 
-def number(x: object) -> float | None:
+def number(x: SupportsFloat) -> float | None:
     """A finite number for JSON, else None."""
-    value = float(x)  # type: ignore[arg-type]
+    value = float(x)
     return value if np.isfinite(value) else None
 
 

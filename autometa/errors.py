@@ -45,6 +45,10 @@ class InfrastructureError(AutometaError):
     """A storage, tracking server or disk failed; what was finished before is kept."""
 
 
+class DataWarning(UserWarning):
+    """A table was read, and something of it means less than was written or was never seen."""
+
+
 def nearest(name: object, choices: Iterable[object]) -> str:
     """Return `` Did you mean `x`?`` for the choice nearest to `name`, or an empty string."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)

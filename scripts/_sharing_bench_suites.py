@@ -21,8 +21,9 @@ import pandas as pd
 import torch
 
 from autometa.tasks import TaskSuite, catalog, load_suite
+from autometa.tasks.build import numeric_first
 from autometa.tasks.npz import read_npz
-from autometa.tasks.tables import read_table
+from autometa.tasks.reading import as_text, read_table
 
 ALIGNED_ROWS = 2000
 GROUPED_ROWS = 4000
@@ -102,16 +103,19 @@ def _groups(
 
     def make() -> TaskSuite:
         entry = catalog._entry(source)
-        frame, column = read_table(entry.path), str(entry.task_column)
-        count = frame[column].value_counts()
+        table, column = read_table(entry.path), str(entry.task_column)
+        names = as_text(table.frame[column].to_numpy(dtype=object))
+        count = pd.Series(names).value_counts()
         # equally large ones by name
         order = (
-            count.sort_index()
+            count.loc[sorted(count.index, key=numeric_first)]
             if not by_size
-            else count.sort_index().sort_values(ascending=False, kind="stable")
+            else count.loc[sorted(count.index, key=numeric_first)].sort_values(
+                ascending=False, kind="stable"
+            )
         )
         return TaskSuite.from_frame(
-            frame[frame[column].isin(order.index[tasks])],
+            table._replace(frame=table.frame[np.isin(names, order.index[tasks])]),
             target=entry.target,
             task_column=column,
             kinds=entry.kind,

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from autometa.cli import options
-from autometa.cli.output import counted, duration, emit_json, note, plain, quiet_stdout, say, shown
+from autometa.cli.output import (
+    counted,
+    duration,
+    emit_json,
+    note,
+    plain,
+    quiet_stdout,
+    say,
+    shown,
+    told_as_notes,
+)
 from autometa.errors import DataError, UserError, nearest
 from autometa.home import Home, check_writable
 
@@ -29,6 +39,11 @@ def train(
     group_column: options.GroupColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
+    sep: options.Sep = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = None,
+    missing: options.Missing = None,
+    date_order: options.DateOrder = None,
     episodic: Annotated[
         bool,
         typer.Option(
@@ -96,6 +111,11 @@ def train(
         group_column=group_column,
         test=test,
         drop=drop,
+        sep=sep,
+        decimal=decimal,
+        encoding=encoding,
+        missing=missing,
+        date_order=date_order,
     )
     chosen = _configuration(config, set_)
     from autometa import api
@@ -141,7 +161,7 @@ def adapt(
         Path,
         typer.Argument(
             metavar="NEW_TASK",
-            help="Labelled rows of the new task: .csv, .tsv, .parquet, or .npz (`x` and `y`).",
+            help="Labelled rows of the new task: a table, or .npz (`x` and `y`).",
         ),
     ],
     out: Annotated[
@@ -163,6 +183,11 @@ def adapt(
         ),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Size of these steps.")] = None,
+    sep: options.Sep = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = None,
+    missing: options.Missing = None,
+    date_order: options.DateOrder = None,
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
@@ -177,8 +202,11 @@ def adapt(
 
     with quiet_stdout():
         loaded = api.load_model(found)
-        table, labels = _read_support(rows, target, loaded.target)
-        adapted = loaded.adapt(table, target=target, labels=labels, steps=steps, rate=rate)
+        reading = options.read_options(sep, decimal, encoding, missing, date_order)
+        table, labels = _read_support(rows, target, loaded.target, reading)
+        adapted = loaded.adapt(
+            table, target=target, labels=labels, steps=steps, rate=rate, **reading
+        )
         adapted.save(out)
     facts = adapted.facts["adapted"]
     for text in facts["notes"]:
@@ -195,7 +223,7 @@ def predict(
     model: _Model,
     rows: Annotated[
         Path,
-        typer.Argument(metavar="TABLE", help="Rows to predict: .csv, .tsv, .parquet, .npy, .npz."),
+        typer.Argument(metavar="TABLE", help="Rows to predict: a table, .npy or .npz."),
     ],
     out: Annotated[
         Path | None,
@@ -217,6 +245,11 @@ def predict(
             "e.g. 0.9. Of adapted models, for those that say how sure they are.",
         ),
     ] = None,
+    sep: options.Sep = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = None,
+    missing: options.Missing = None,
+    date_order: options.DateOrder = None,
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
@@ -226,9 +259,10 @@ def predict(
     found = find_model(model, Home.find(home))
     from autometa import api
 
-    with quiet_stdout():
+    reading = options.read_options(sep, decimal, encoding, missing, date_order)
+    with quiet_stdout(), told_as_notes():
         predictions = api.load_model(found).predict(
-            _read(rows), tasks=options.names(tasks), proba=proba, interval=interval
+            _read(rows, reading), tasks=tasks, proba=proba, interval=interval, **reading
         )
     if out is not None:
         _write(predictions, out)
@@ -306,12 +340,14 @@ def _learned(facts: dict[str, Any]) -> str:
     return f"Learned {name} from {rows} ({classes}); {value:.0%} of them are told right."
 
 
-def _read_support(path: Path, target: str | None, known: str | None) -> tuple[Any, Any]:
+def _read_support(
+    path: Path, target: str | None, known: str | None, reading: dict[str, Any]
+) -> tuple[Any, Any]:
     """The labelled rows of a table, or images and their labels."""
     if path.suffix == ".npy":
         raise DataError(f"`{path}` has no labels; give images as .npz with arrays `x` and `y`.")
     if path.suffix != ".npz":
-        return _read(path), None
+        return _read(path, reading), None
     arrays, inputs = _read_npz(path)
     if target is not None and target not in arrays:
         raise DataError(
@@ -338,11 +374,11 @@ def _read_npz(path: Path) -> tuple[dict[str, Any], Any]:
     raise DataError(f"`{path}` should hold an array `x`. Found {', '.join(arrays)}.")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, reading: dict[str, Any]) -> Any:
     """A table, or the images of a .npy or .npz file."""
     import numpy as np
 
-    from autometa.tasks.tables import read_table
+    from autometa.tasks.reading import ReadOptions, read_table
 
     if path.suffix == ".npz":
         return _read_npz(path)[1]
@@ -351,7 +387,7 @@ def _read(path: Path) -> Any:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as exc:
             raise DataError(f"`{path}` is not a readable .npy file ({exc}).") from None
-    return read_table(path)
+    return read_table(path, ReadOptions.of(**reading))
 
 
 _WRITERS = (".csv", ".tsv", ".parquet")

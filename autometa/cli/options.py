@@ -53,15 +53,18 @@ def names(text: str | None) -> list[str] | None:
     return [part for part in found if part]
 
 
-def pairs(items: list[str] | None, option: str) -> dict[str, str]:
+def pairs(items: list[str] | None, option: str, *, plain: bool = False) -> dict[str, str]:
     """`["a=1", "b=x"]` to `{"a": "1", "b": "x"}`.
+
+    Args:
+        plain: values have no `=`, so that names may.
 
     Raises:
         UserError: an item has no `=`, or a name comes twice.
     """
     out: dict[str, str] = {}
     for item in items or []:
-        name, sign, value = item.partition("=")
+        name, sign, value = item.rpartition("=") if plain else item.partition("=")
         name = name.strip()
         if not sign or not name or not value.strip():
             raise UserError(f"Option `{option}` should be NAME=VALUE. Found `{item}`.")
@@ -74,26 +77,53 @@ def pairs(items: list[str] | None, option: str) -> dict[str, str]:
 def suite_options(
     *,
     targets: str | None,
-    target: str | None,
+    target: list[str] | None,
     task_column: str | None,
     kind: list[str] | None,
     metric: list[str] | None,
     split_column: str | None,
     group_column: str | None,
     test: Path | None,
-    drop: str | None,
+    drop: list[str] | None,
+    sep: str | None,
+    decimal: str | None,
+    encoding: str | None,
+    missing: list[str] | None,
+    date_order: str | None,
 ) -> dict[str, Any]:
     """The options of a suite that were given, as keywords of `load_suite`."""
+    one = target[0] if target and len(target) == 1 else None
+    if target and one is None and targets is not None:
+        raise UserError("Give either `--targets` or `--target` several times, not both.")
     chosen: dict[str, Any] = {
-        "targets": names(targets),
-        "target": target,
+        "targets": target if target and one is None else targets,
+        "target": one,
         "task_column": task_column,
         "kinds": _one_or_each(kind, "--kind"),
         "metrics": _one_or_each(metric, "--metric"),
         "split_column": split_column,
         "group_column": group_column,
         "test": test,
-        "drop": tuple(names(drop) or ()) or None,
+        "drop": drop or None,
+        **read_options(sep, decimal, encoding, missing, date_order),
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def read_options(
+    sep: str | None,
+    decimal: str | None,
+    encoding: str | None,
+    missing: list[str] | None,
+    date_order: str | None,
+) -> dict[str, Any]:
+    """The options of how a table is written, as keywords; those that were given."""
+    chosen = {
+        "sep": sep,
+        "decimal": decimal,
+        "encoding": encoding,
+        "missing": [part.strip() for item in missing or () for part in item.split(",")] or None,
+        "date_order": date_order,
     }
     return {key: value for key, value in chosen.items() if value is not None}
 
@@ -104,7 +134,7 @@ def _one_or_each(items: list[str] | None, option: str) -> str | dict[str, str] |
         return None
     if len(items) == 1 and "=" not in items[0]:
         return items[0]
-    return pairs(items, option)
+    return pairs(items, option, plain=True)
 
 
 # --- the suite ---------------------------------------------------------------------------------
@@ -116,22 +146,24 @@ Suite = Annotated[
     typer.Argument(
         metavar="SUITE",
         help="A built-in suite (see [bold]autometa suites[/bold]), a *.suite.yaml file, or a "
-        "table: .csv, .tsv, .parquet, .npz.",
+        "table: .csv, .tsv, .txt, .data, .parquet, .xlsx, also packed (.gz), .npz.",
     ),
 ]
 Targets = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,C",
-        help="Columns to predict, one task each; the other columns are features.",
+        help="Columns to predict, one task each; the other columns are features. Names may have "
+        "commas.",
         rich_help_panel=_SUITE,
     ),
 ]
 Target = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="COLUMN",
-        help="The one column to predict when --task-column says which task a row belongs to.",
+        help="The one column to predict when --task-column says which task a row belongs to; "
+        "several times: as --targets.",
         rich_help_panel=_SUITE,
     ),
 ]
@@ -180,8 +212,45 @@ Test = Annotated[
     ),
 ]
 Drop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A,B", help="Columns to leave out; repeatable.", rich_help_panel=_SUITE),
+]
+
+# --- how a table is written ----------------------------------------------------------------------
+
+_TABLE = "How the table is written (found out where not given)"
+
+Sep = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Columns to leave out.", rich_help_panel=_SUITE),
+    typer.Option(
+        metavar="SIGN",
+        help="Between cells, e.g. ';'; tab, or space for blanks.",
+        rich_help_panel=_TABLE,
+    ),
+]
+Decimal = Annotated[
+    str | None,
+    typer.Option(metavar="SIGN", help="In numbers: '.' or ','.", rich_help_panel=_TABLE),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="E.g. utf-8, utf-16, cp1252.", rich_help_panel=_TABLE),
+]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B",
+        help="Texts or numbers that are empty cells, e.g. NA,-999; repeatable.",
+        rich_help_panel=_TABLE,
+    ),
+]
+DateOrder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ORDER",
+        help="dmy or mdy, of dates such as 01/02/2024.",
+        rich_help_panel=_TABLE,
+    ),
 ]
 
 # --- episodes ----------------------------------------------------------------------------------

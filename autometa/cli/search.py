@@ -30,6 +30,11 @@ def search(
     group_column: options.GroupColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
+    sep: options.Sep = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = None,
+    missing: options.Missing = None,
+    date_order: options.DateOrder = None,
     episodic: options.Episodic = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
@@ -213,6 +218,11 @@ def search(
         group_column=group_column,
         test=test,
         drop=drop,
+        sep=sep,
+        decimal=decimal,
+        encoding=encoding,
+        missing=missing,
+        date_order=date_order,
     )
     from autometa import api
 

@@ -198,7 +198,7 @@ def told(
         facts["classes"] = dict(zip(labels, counts.tolist(), strict=True))
         right = labels_of(task, outputs) == task.restore(classes)
         facts["fit"] = {"accuracy": float(np.mean(right))}
-    facts["notes"] = list(_differences(learner.problem, support))
+    facts["notes"] = [*support.remarks, *_differences(learner.problem, support)]
     return facts
 
 

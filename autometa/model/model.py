@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from autometa.networks import Problem
 from autometa.sharing import Params
 from autometa.tasks import EpisodicSuite, Task, TaskSuite
 from autometa.tasks.encoder import Encoder, encoder_from_json
+from autometa.tasks.reading import ReadOptions, Table, read_table
 from autometa.tasks.support import NewTask, read_support
 from autometa.training.predicting import predict
 from autometa.training.state import Layout, PopulationState, read_tensors, write_tensors
@@ -180,12 +182,13 @@ class Model(Predictor):
 
     def adapt(
         self,
-        support: pd.DataFrame | np.ndarray | Tensor,
+        support: pd.DataFrame | Table | np.ndarray | Tensor | str | os.PathLike[str],
         *,
         target: str | None = None,
         labels: Sequence[Any] | np.ndarray | pd.Series | Tensor | None = None,
         steps: int | None = None,
         rate: float | None = None,
+        **written: Any,
     ) -> Model:
         """The model of a new task, from a few labelled rows that every member adapts to.
 
@@ -193,12 +196,14 @@ class Model(Predictor):
         learned from, how well it is fitted, and where conditions differ from those of training.
 
         Args:
-            support: a table with the features and the target; or an array or images, with `labels`.
+            support: a table with the features and the target, or a file of one; or an array or
+                images, with `labels`.
             target: the column of the labels; that of training if not given, or the only column
                 that is no feature.
             labels: one label for each row, where they are no column of the table.
             steps, rate: number and rate of gradient steps, for learners that take them; as
                 configured if not given.
+            written: how the table is written, as in `predict`.
 
         Raises:
             UserError: the model cannot take new tasks, or is adapted already.
@@ -214,7 +219,12 @@ class Model(Predictor):
         config = adapting.tuned(self.config, steps, rate)
         made = replace(self, config=config)
         learner = made._learner()
-        found = read_support(self.new_task, self.encoder, support, target=target, labels=labels)
+        options = ReadOptions.of(**written)
+        if isinstance(support, (str, os.PathLike)):
+            support = read_table(support, options)
+        found = read_support(
+            self.new_task, self.encoder, support, target=target, labels=labels, options=options
+        )
         adapting.check_ways(learner, self._adaptation, found.task)
         adapted = [
             adapting.adapt(learner, *self.member(number), found) for number in range(self.members)

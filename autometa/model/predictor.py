@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autometa.ensembles import mixture
-from autometa.errors import DataError, UserError, nearest
+from autometa.errors import DataError, DataWarning, UserError, nearest
 from autometa.model import conformal
 from autometa.model.outputs import class_probabilities, labels_of, task_logits
 from autometa.tasks import Task
 from autometa.tasks.encoder import Encoder
+from autometa.tasks.reading import ReadOptions, Table, rows_of, split_names
 from autometa.tasks.task import task_numbers
 
 
@@ -82,17 +85,19 @@ class Predictor(ABC):
 
     def predict(
         self,
-        table: pd.DataFrame | np.ndarray | Tensor,
+        table: pd.DataFrame | Table | np.ndarray | Tensor | str | os.PathLike[str],
         tasks: str | Sequence[Any] | None = None,
         *,
         proba: bool = False,
         interval: float | None = None,
+        **written: Any,
     ) -> pd.DataFrame:
         """Predictions in original units and labels.
 
         Args:
-            table: rows as they were given to the search; extra columns are ignored. Images as
-                an array [row, height, width] or [row, channel, height, width].
+            table: rows as they were given to the search, or a file of them, read as the table of
+                training was; extra columns are ignored. Images as an array [row, height, width]
+                or [row, channel, height, width].
             tasks: aligned models: which targets to predict (all if not given). Grouped models:
                 the task of each row, or one task for all; taken from the table's task column if
                 not given.
@@ -101,6 +106,8 @@ class Predictor(ABC):
                 probability, in columns `…_lower` and `…_upper` beside those of numbers. Of models
                 of many tasks these are split conformal, calibrated on validation rows; of adapted
                 ones Gaussian, where the learner says how sure it is.
+            written: `sep`, `decimal`, `encoding`, `missing`, `date_order`: how this table is
+                written, as of `TaskSuite.from_frame`.
 
         Returns:
             One row an input row, with the table's index. Aligned: a column a target (with
@@ -109,21 +116,29 @@ class Predictor(ABC):
         Raises:
             DataError: a column is missing, a task is unknown.
             UserError: the model was trained in episodes and not adapted, or knows no `interval`.
+
+        Warns:
+            DataWarning: values were never seen in training, or cells count as empty.
         """
         self._check_ready(interval, proba)
+        options = ReadOptions.of(**written)
+        rows, told = rows_of(table, options)
         aligned = self.layout == "aligned"
         chosen = self._chosen(tasks) if aligned else range(len(self.tasks))
         if interval is not None:
             check_interval(interval, proba, [self.tasks[number] for number in chosen])
         if self.encoder is None:
-            x = torch.as_tensor(np.asarray(table), dtype=torch.float32)
+            x = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
         else:
-            x = self.encoder.encode(table)
-        index = table.index if isinstance(table, pd.DataFrame) else pd.RangeIndex(len(x))
+            x, found = self.encoder.read(rows, options)
+            told = (*told, *found)
+        for remark in told:
+            warnings.warn(remark, DataWarning, stacklevel=2)
+        index = rows.index if isinstance(rows, pd.DataFrame) else pd.RangeIndex(len(x))
         if aligned:
             reading = self._read(x, None, chosen, interval)
             return self._aligned_frame(reading, index, chosen, proba)
-        numbers = self._numbers(table, tasks, len(x))
+        numbers = self._numbers(rows, tasks, len(x))
         reading = self._read(x, numbers, torch.unique(numbers).tolist(), interval)
         return self._grouped_frame(reading, index, numbers, proba)
 
@@ -162,7 +177,7 @@ class Predictor(ABC):
     def _chosen(self, tasks: str | Sequence[Any] | None) -> Sequence[int]:
         """Numbers of the targets that an aligned model is asked for."""
         names = [task.name for task in self.tasks]
-        wanted = names if tasks is None else [tasks] if isinstance(tasks, str) else list(tasks)
+        wanted = names if tasks is None else split_names(tasks, names)
         if not wanted:
             raise DataError(
                 f"Parameter `tasks` should name at least one of {', '.join(map(str, names))}."
@@ -176,12 +191,13 @@ class Predictor(ABC):
         """The task of each row that a grouped model is asked for."""
         column = self.task_column or "task"
         if tasks is None:
-            if not isinstance(table, pd.DataFrame) or column not in table:
+            names = [str(name).strip() for name in getattr(table, "columns", ())]
+            if column not in names:
                 raise DataError(
                     f"The table has no column `{column}`, which says the task of each row. Add "
                     "it, or name the task."
                 )
-            tasks = table[column]
+            tasks = table.iloc[:, names.index(column)]
         elif isinstance(tasks, str) or np.ndim(tasks) == 0:
             tasks = [tasks] * rows
         numbers = task_numbers(self.tasks, tasks)

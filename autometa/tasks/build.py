@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from autometa.errors import DataError
-from autometa.tasks.columns import as_text
 from autometa.tasks.encoder import Encoder, Inputs
 from autometa.tasks.labels import (
     Target,
@@ -22,6 +21,7 @@ from autometa.tasks.labels import (
     make_grouped_tasks,
     read_target,
 )
+from autometa.tasks.reading import ColumnType, as_text
 from autometa.tasks.splits import TRAIN, SplitPlan, check_splits, make_splits
 from autometa.tasks.task import Task
 
@@ -43,6 +43,8 @@ class Parts(NamedTuple):
     target: str | None
     task_column: str | None
     group: Tensor | None
+    remarks: tuple[str, ...] = ()
+    columns: Mapping[str, ColumnType] = {}
 
 
 def build(
@@ -98,7 +100,12 @@ def build(
         target=None if number is None else columns[0].name,
         task_column=task_column,
         group=None if plan.groups is None else _numbered(plan.groups),
+        remarks=() if labelled.all() else (_unlabelled(int((~labelled).sum())),),
     )
+
+
+def _unlabelled(rows: int) -> str:
+    return f"{rows} row{'s'[: rows - 1]} without any label left out."
 
 
 def _numbered(groups: np.ndarray) -> Tensor:
@@ -112,12 +119,13 @@ def _number_tasks(task: pd.Series, column: str | None) -> tuple[np.ndarray, list
     if any(value is None for value in text):
         row = next(i for i, value in enumerate(text) if value is None)
         raise DataError(f"Task column `{column}` is empty in row {row}; every row needs a task.")
-    names = sorted(set(text), key=_numeric_first)
+    names = sorted(set(text), key=numeric_first)
     index = {value: number for number, value in enumerate(names)}
     return np.fromiter((index[value] for value in text), np.int64, len(text)), names
 
 
-def _numeric_first(text: str) -> tuple[int, float, str]:
+def numeric_first(text: str) -> tuple[int, float, str]:
+    """What names of tasks are ordered by: numbers in their order, then text in its order."""
     try:
         return (0, float(text), text)
     except ValueError:

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autometa.errors import DataError, nearest
 from autometa.tasks.npz import read_npz, suite_from_npz
+from autometa.tasks.reading import read_table
 from autometa.tasks.sinusoid import ROWS as SINUSOID_ROWS
 from autometa.tasks.sinusoid import TASKS as SINUSOIDS
 from autometa.tasks.sinusoid import load_sinusoid
 from autometa.tasks.suite import TaskSuite
-from autometa.tasks.tables import read_table
 
 DATA_VARIABLE = "AUTOMETA_DATA"
 MULTIDIGITS_PAIRS = {"train": 6000, "val": 1000, "test": 2000}
@@ -278,6 +278,6 @@ def _count_tasks(entry: _Entry) -> int | None:
             return len(np.unique(read_npz(entry.path)[column]))
         if entry.path.suffix == ".parquet":
             return int(pd.read_parquet(entry.path, columns=[column])[column].nunique())
-        return int(read_table(entry.path)[column].nunique())
+        return int(read_table(entry.path).frame[column].nunique())
     except (DataError, KeyError, OSError, ValueError):
         return None  # the listing of all suites should not fail for one missing file

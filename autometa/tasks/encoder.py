@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from autometa.errors import DataError, nearest
-from autometa.tasks.columns import ColumnKind, as_text, read_column
+from autometa.tasks.columns import ColumnKind, read_column
+from autometa.tasks.reading import ColumnType, ReadOptions, conform, joined
+from autometa.tasks.reading.types import Kind
 
 MAX_LEVELS = 50
 """Most frequent training values of a category that get a column of their own."""
@@ -31,6 +34,7 @@ class Column:
         indicator: whether a column "was missing" is added (some training row was missing).
         levels: training values of a category, each a 0/1 column, most frequent first; one more
             column marks other and missing values.
+        reading: how its cells are read.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Column:
     median: float = 0.0
     indicator: bool = False
     levels: tuple[str, ...] = ()
+    reading: ColumnType = field(default_factory=ColumnType)
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,19 @@ class TableEncoder:
         Raises:
             DataError: columns are missing, a numeric column holds text, or a value is infinite.
         """
+        return self.read(table)[0]
+
+    def read(
+        self, table: pd.DataFrame | np.ndarray | Tensor, options: ReadOptions | None = None
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """What `encode` gives, and what is to be said of the table.
+
+        Args:
+            options: what the user says of how its cells are written.
+        """
         if not isinstance(table, pd.DataFrame):
             table = self._frame(np.asarray(table))
-        frame = table.rename(columns=str)
+        frame = table.rename(columns=lambda name: str(name).strip())
         if frame.columns.has_duplicates:
             twice = frame.columns[frame.columns.duplicated()][0]
             raise DataError(f"Column `{twice}` appears twice in the table; rename or remove one.")
@@ -84,8 +99,9 @@ class TableEncoder:
                 f"{nearest(missing[0], frame.columns) if len(missing) == 1 else ''} "
                 "The model was trained with them."
             )
-        raw = [_raw(_read_as(frame[c.name], c), c) for c in self.columns]
-        return self._standardise(np.concatenate(raw, axis=1))
+        remarks: list[tuple[str, str]] = []
+        raw = [_raw(_read_as(frame[c.name], c, options, remarks), c) for c in self.columns]
+        return self._standardise(np.concatenate(raw, axis=1)), joined(remarks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `encoder_from_json` is the inverse."""
@@ -101,7 +117,8 @@ class TableEncoder:
                 f"Parameter `table` should be an array [rows, {len(self.source)}]. "
                 f"Found shape {list(array.shape)}."
             )
-        return pd.DataFrame(array, columns=list(self.source))
+        wide = array.astype(np.float64) if array.dtype.kind == "f" else array
+        return pd.DataFrame(wide, columns=list(self.source))
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,12 @@ class ImageEncoder:
         x /= np.float32(self.std)
         return torch.from_numpy(x)
 
+    def read(
+        self, table: np.ndarray | Tensor | pd.DataFrame, options: ReadOptions | None = None
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """What `encode` gives; of images there is nothing to be said."""
+        return self.encode(table), ()
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `encoder_from_json` is the inverse."""
         return {"type": "image", **asdict(self)}
@@ -157,9 +180,17 @@ def encoder_from_json(data: dict[str, Any]) -> Encoder:
     """Inverse of `to_json` of either encoder."""
     if data["type"] == "image":
         return ImageEncoder(tuple(data["shape"]), data["mean"], data["std"])
-    columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in data["columns"])
+    columns = tuple(_column(c) for c in data["columns"])
     rest = {k: tuple(data[k]) for k in ("source", "features", "keep", "mean", "scale")}
     return TableEncoder(columns=columns, **rest)
+
+
+def _column(data: dict[str, Any]) -> Column:
+    """One without `reading` is of an earlier version, which had plain numbers and ISO dates."""
+    kinds: dict[str, Kind] = {"numeric": "number", "datetime": "date", "category": "category"}
+    stored = data.get("reading")
+    reading = ColumnType(kinds[data["kind"]]) if stored is None else ColumnType.from_json(stored)
+    return Column(**{**data, "levels": tuple(data["levels"]), "reading": reading})
 
 
 class Inputs(Protocol):
@@ -180,25 +211,31 @@ class Inputs(Protocol):
 
 
 class TableInputs:
-    """Feature columns of a table, already read (`read_column`)."""
+    """Feature columns of a table, already read (`read_column`), and how."""
 
     kind = "table"
 
-    def __init__(self, columns: dict[str, tuple[ColumnKind, np.ndarray]], rows: int) -> None:
+    def __init__(
+        self,
+        columns: dict[str, tuple[ColumnKind, np.ndarray]],
+        rows: int,
+        types: Mapping[str, ColumnType],
+    ) -> None:
         self.columns = columns
         self.rows = rows
+        self.types = types
 
     @classmethod
-    def read(cls, frame: pd.DataFrame) -> TableInputs:
-        """Read every column of `frame` as a feature."""
-        return cls({n: read_column(frame[n], n) for n in frame.columns}, len(frame))
+    def read(cls, frame: pd.DataFrame, types: Mapping[str, ColumnType]) -> TableInputs:
+        """Take every column of `frame`, which has these types, as a feature."""
+        return cls({n: read_column(frame[n], n) for n in frame.columns}, len(frame), types)
 
     def __len__(self) -> int:
         return self.rows
 
     def take(self, rows: np.ndarray) -> TableInputs:
         columns = {n: (kind, values[rows]) for n, (kind, values) in self.columns.items()}
-        return TableInputs(columns, int(rows.sum()))
+        return TableInputs(columns, int(rows.sum()), self.types)
 
     def fit(self, train: np.ndarray) -> tuple[TableEncoder, Tensor]:
         self._refuse_free_text(train)
@@ -206,7 +243,7 @@ class TableInputs:
         kept_raw = []
         offset = 0
         for name, (kind, values) in self.columns.items():
-            column = _fit_column(name, kind, values[train])
+            column = _fit_column(name, kind, values[train], self.types[name])
             raw = _raw(values, column)
             fitted = raw[train]
             varies = fitted.max(axis=0) > fitted.min(axis=0)
@@ -295,16 +332,18 @@ class ImageInputs:
         return into.digest()
 
 
-def _fit_column(name: str, kind: ColumnKind, values: np.ndarray) -> Column:
+def _fit_column(name: str, kind: ColumnKind, values: np.ndarray, reading: ColumnType) -> Column:
     if kind == "category":
         counts = Counter(v for v in values if v is not None)
         # ties are broken by the text, so that the order of the rows does not matter
         frequent = sorted(counts, key=lambda level: (-counts[level], level))[:MAX_LEVELS]
-        return Column(name, kind, levels=tuple(frequent))
+        reading = replace(reading, levels=tuple(sorted(counts)))
+        return Column(name, kind, levels=tuple(frequent), reading=reading)
     missing = np.isnan(values)
     if missing.all():
-        return Column(name, kind)
-    return Column(name, kind, float(np.median(values[~missing])), bool(missing.any()))
+        return Column(name, kind, reading=reading)
+    median = float(np.median(values[~missing]))
+    return Column(name, kind, median, bool(missing.any()), reading=reading)
 
 
 def _raw(values: np.ndarray, column: Column) -> np.ndarray:
@@ -325,17 +364,15 @@ def _feature_names(column: Column) -> list[str]:
     return [column.name, f"{column.name}=<missing>"]
 
 
-def _read_as(series: pd.Series, column: Column) -> np.ndarray:
-    if column.kind == "category":
-        return as_text(series.to_numpy(dtype=object))
-    kind, values = read_column(series, column.name)
-    if kind == "category" or (kind != column.kind and not np.isnan(values).all()):
-        wanted = "numbers" if column.kind == "numeric" else "dates"
-        raise DataError(
-            f"Column `{column.name}` should hold {wanted}, as in training. "
-            f"Found {'text' if kind == 'category' else kind}."
-        )
-    return values
+def _read_as(
+    series: pd.Series,
+    column: Column,
+    options: ReadOptions | None,
+    remarks: list[tuple[str, str]],
+) -> np.ndarray:
+    found = conform(series, column.name, column.reading, options)
+    remarks += [(column.name, remark) for remark in found.remarks]
+    return read_column(found.column, column.name)[1]
 
 
 def _scale(values: np.ndarray, name: str) -> float:

@@ -24,8 +24,9 @@ from autometa.tasks.episodes import EpisodeShape
 from autometa.tasks.episodeset import EpisodeSet
 from autometa.tasks.fixed import fixed_episodes, make_sampler, row_tensors
 from autometa.tasks.held_out import hold_out
+from autometa.tasks.reading import ColumnType
 from autometa.tasks.splits import SPLIT_NAMES, TEST, TRAIN, VAL
-from autometa.tasks.suite import Rows, TaskSuite
+from autometa.tasks.suite import Rows, TaskSuite, stored_columns
 from autometa.tasks.task import Kind, Label, Metric
 
 #: shares of the tasks to train on, to validate and to test
@@ -59,6 +60,7 @@ class EpisodicSuite:
         left_out: tasks that have too few rows or classes, with the reason.
         encoder: how a new table or new images become x.
         fingerprint: of the data and the split of tasks; kept by `without_test` and `merged`.
+        remarks, columns: as those of `TaskSuite`.
     """
 
     name: str
@@ -83,6 +85,8 @@ class EpisodicSuite:
     target: str | None = None
     task_column: str | None = None
     fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
+    columns: Mapping[str, ColumnType] = field(default_factory=dict)
     _test: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -271,6 +275,7 @@ class EpisodicSuite:
             "episode": self.shape.model_dump(mode="json"),
             "test_episode": self.test_shape.model_dump(mode="json"),
             "one_task": self.one_task,
+            "remarks": list(self.remarks),
             "fingerprint": self.fingerprint,
         }
 
@@ -311,6 +316,7 @@ class EpisodicSuite:
             "target_std": self.target_std,
             "units": self.units,
             "encoder": None if self.encoder is None else self.encoder.to_json(),
+            "columns": {name: kind.to_json() for name, kind in self.columns.items()},
             "has_test": self._test is not None,
         }
         (path / "suite.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -346,6 +352,8 @@ class EpisodicSuite:
                 labels=tuple(facts["labels"]),
                 units=None if units is None else tuple((m, s) for m, s in units),
                 encoder=None if facts["encoder"] is None else encoder_from_json(facts["encoder"]),
+                remarks=tuple(facts.get("remarks", ())),
+                columns=stored_columns(facts),
                 _test=load_file(path / "test.safetensors") if facts["has_test"] else None,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as exc:

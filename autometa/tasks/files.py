@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,12 @@ from autometa.config import Config, parse, read_yaml
 from autometa.errors import DataError, nearest
 from autometa.tasks import catalog
 from autometa.tasks.npz import suite_from_npz
+from autometa.tasks.reading import ReadOptions, is_table, read_table, stem
 from autometa.tasks.splits import FRACTIONS
 from autometa.tasks.suite import TaskSuite
-from autometa.tasks.tables import TABLE_SUFFIXES, read_table
+
+READING = tuple(field.name for field in fields(ReadOptions))
+"""Options that say how a table's cells are written."""
 
 YAML_SUFFIXES = (".suite.yaml", ".suite.yml")
 
@@ -41,6 +45,11 @@ class SuiteConfig(Config):
     drop: tuple[str | int, ...] = ()
     seed: int = Field(0, ge=0)
     fractions: tuple[float, float, float] = FRACTIONS
+    sep: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    missing: tuple[str | int | float, ...] = ()
+    date_order: str | None = None
 
 
 def load_suite(
@@ -55,8 +64,9 @@ def load_suite(
     """Load a suite.
 
     Args:
-        name_or_path: a name of the catalog; a `*.suite.yaml`; a table (`.csv`, `.tsv`,
-            `.parquet`); a `.npz` of arrays; or a folder that `TaskSuite.save` wrote.
+        name_or_path: a name of the catalog; a `*.suite.yaml`; a table (`.csv`, `.tsv`, `.txt`,
+            `.data`, `.parquet`, `.xlsx`, packed or not); a `.npz` of arrays; or a folder that
+            `TaskSuite.save` wrote.
         targets, target, task_column: roles of the columns; they win over those of a YAML file.
         seed: of the split; the YAML file's, else 0.
         options: further parameters of `TaskSuite.from_frame`.
@@ -80,9 +90,12 @@ def load_suite(
                 "which it cannot take any more."
             )
         return TaskSuite.load(path)
-    looks_like_a_path = path.is_file() or os.sep in text or path.suffix.lower() in (
-        *TABLE_SUFFIXES, ".npz", ".yaml", ".yml", ".txt", ".json", ".xlsx"
-    )  # fmt: skip
+    looks_like_a_path = (
+        path.is_file()
+        or os.sep in text
+        or is_table(path)
+        or path.suffix.lower() in (".npz", ".yaml", ".yml", ".json")
+    )
     if not looks_like_a_path:
         return catalog.load(text, **given)
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -90,18 +103,18 @@ def load_suite(
             f"File `{path}` should be named `*.suite.yaml` to be read as a suite, "
             f"e.g. `{path.stem}.suite.yaml`."
         )
-    return _load_data(path, {"name": path.stem, **given})
+    return _load_data(path, {"name": stem(path), **given})
 
 
 def _load_data(path: Path, options: dict[str, Any]) -> TaskSuite:
+    reading = {key: options[key] for key in READING if options.get(key)}
     if path.suffix.lower() == ".npz":
-        for key in ("test", "drop"):
+        tables_only = ("test", "drop", *READING)
+        for key in tables_only:
             if options.get(key):
                 raise DataError(f"Parameter `{key}` is for tables; `{path}` is an npz file.")
-        return suite_from_npz(
-            path, **{k: v for k, v in options.items() if k not in ("test", "drop")}
-        )
-    return TaskSuite.from_frame(read_table(path), **options)
+        return suite_from_npz(path, **{k: v for k, v in options.items() if k not in tables_only})
+    return TaskSuite.from_frame(read_table(path, ReadOptions.of(**reading)), **options)
 
 
 def _load_yaml(path: Path, given: dict[str, Any]) -> TaskSuite:

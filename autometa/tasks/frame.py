@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,24 @@ from torch import Tensor
 
 from autometa.errors import DataError, nearest
 from autometa.tasks.build import Parts, build
-from autometa.tasks.columns import as_text
 from autometa.tasks.encoder import ImageInputs, TableInputs
+from autometa.tasks.reading import (
+    ColumnType,
+    ReadOptions,
+    Role,
+    Table,
+    as_text,
+    conform,
+    decide,
+    joined,
+    read_table,
+    split_names,
+)
 from autometa.tasks.splits import FRACTIONS, SplitPlan
-from autometa.tasks.tables import read_table
 
 
 def parts_from_frame(
-    df: pd.DataFrame,
+    df: pd.DataFrame | Table,
     *,
     targets: Sequence[Any] | None = None,
     target: Any = None,
@@ -33,32 +44,46 @@ def parts_from_frame(
     drop: Sequence[Any] = (),
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
+    options: ReadOptions | None = None,
 ) -> Parts:
     """See `TaskSuite.from_frame`."""
-    frame = _named(df, "table")
-    wanted = _target_names(targets, target, task_column)
-    dropped = [drop] if isinstance(drop, str) else [str(d) for d in drop]
+    options = options or ReadOptions()
+    table = df if isinstance(df, Table) else Table(df)
+    frame = _named(table.frame, "table")
+    wanted = _target_names(targets, target, task_column, frame.columns)
+    dropped = split_names(drop, frame.columns)
     roles = {
         **{f"targets[{i}]": column for i, column in enumerate(wanted)},
         **{f"drop[{i}]": column for i, column in enumerate(dropped)},
     }
     single = {
-        "task_column": None if task_column is None else str(task_column),
-        "split_column": None if split_column is None else str(split_column),
-        "group_column": None if group_column is None else str(group_column),
+        "task_column": None if task_column is None else _name(task_column),
+        "split_column": None if split_column is None else _name(split_column),
+        "group_column": None if group_column is None else _name(group_column),
     }
     roles |= {role: column for role, column in single.items() if column is not None}
     _check_roles(roles, frame)
-    is_test = None
-    if test is not None:
-        other = read_table(test) if isinstance(test, (str, os.PathLike)) else test
-        frame, is_test = _append(frame, _named(other, "test table"), roles, dropped)
     if len(frame) == 0:
         raise DataError("The table has no rows.")
+    meant: dict[str, Role] = dict.fromkeys(wanted, "target")
+    meant |= {column: "name" for column in single.values() if column is not None}
+    whole = frame
+    frame = frame.drop(columns=list(dict.fromkeys(dropped)))
+    types, remarks = decide(frame, meant, options, typed=table.typed, separator=table.separator)
+    frame = pd.DataFrame({n: conform(frame[n], n, types[n]).column for n in frame.columns})
+    is_test = None
+    if test is not None:
+        other = test if isinstance(test, pd.DataFrame) else read_table(test, options)
+        other = other if isinstance(other, Table) else Table(other)
+        rest = _named(other.frame, "test table")
+        _check_test(rest, whole, roles, dropped)
+        rest, found = _like(rest, frame, types, single["split_column"], options)
+        remarks = (*remarks, *other.remarks, *found)
+        frame, is_test = _append(frame, rest)
     if single["task_column"] is not None and is_test is not None:
         _same_tasks(frame[single["task_column"]], is_test, single["task_column"])
     # one column may say both the task and the group; neither it nor the split is a feature
-    features = frame.drop(columns=list(dict.fromkeys(roles.values())))
+    features = frame.drop(columns=list(meant))
     plan = SplitPlan(
         seed=seed,
         fractions=tuple(fractions),
@@ -66,8 +91,8 @@ def parts_from_frame(
         groups=_groups(frame, single["group_column"]),
         is_test=is_test,
     )
-    return build(
-        TableInputs.read(features),
+    parts = build(
+        TableInputs.read(features, types),
         {column: frame[column] for column in wanted},
         plan,
         name=name,
@@ -75,6 +100,10 @@ def parts_from_frame(
         task_column=single["task_column"],
         kinds=kinds,
         metrics=metrics,
+    )
+    return parts._replace(
+        remarks=(*table.remarks, *remarks, *parts.remarks),
+        columns={column: types[column] for column in meant},
     )
 
 
@@ -145,9 +174,14 @@ def _named(df: pd.DataFrame, what: str) -> pd.DataFrame:
         raise DataError(f"The {what} should be a pandas DataFrame. Found `{type(df).__name__}`.")
     if isinstance(df.columns, pd.MultiIndex):
         raise DataError(f"The {what} should have one row of column names. Found a MultiIndex.")
-    names = [str(c) for c in df.columns]
+    names = [_name(c) for c in df.columns]
     _no_duplicates(names, f"the {what}")
     return df.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _name(column: Any) -> str:
+    """A column's name; blanks at its ends cannot be seen."""
+    return str(column).strip()
 
 
 def _no_duplicates(names: Sequence[str], where: str) -> None:
@@ -160,7 +194,7 @@ def _no_duplicates(names: Sequence[str], where: str) -> None:
         raise DataError(f"Column `{twice[0]}` appears twice in {where}; rename or remove one.")
 
 
-def _target_names(targets: Any, target: Any, task_column: Any) -> list[str]:
+def _target_names(targets: Any, target: Any, task_column: Any, known: Iterable[str]) -> list[str]:
     if targets is not None and target is not None:
         raise DataError("Give either `targets` (several columns) or `target` (one), not both.")
     given = target if targets is None else targets
@@ -169,7 +203,7 @@ def _target_names(targets: Any, target: Any, task_column: Any) -> list[str]:
             "Which columns are to be predicted? Give `targets` (one task a column), or `target` "
             "and `task_column` (one task a value of that column)."
         )
-    columns = [str(given)] if isinstance(given, (str, int)) else [str(t) for t in given]
+    columns = split_names(given, known)
     if not columns:
         raise DataError("Parameter `targets` should name at least one column. Found none.")
     _no_duplicates(columns, "`targets`")
@@ -198,10 +232,9 @@ def _check_roles(roles: dict[str, str], frame: pd.DataFrame) -> None:
             raise DataError(f"Column `{column}` is given as `{before}` and as `{kind}`; keep one.")
 
 
-def _append(
-    frame: pd.DataFrame, test: pd.DataFrame, roles: dict[str, str], dropped: Sequence[str]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Both tables as one, and which rows are the test table's."""
+def _check_test(
+    test: pd.DataFrame, frame: pd.DataFrame, roles: dict[str, str], dropped: Sequence[str]
+) -> None:
     if len(test) == 0:
         raise DataError("The test table has no rows.")
     ignored = {*dropped, roles.get("split_column")}
@@ -211,11 +244,47 @@ def _append(
             f"The test table lacks column `{missing[0]}`.{nearest(missing[0], test.columns)} "
             f"It needs the same columns as the table ({len(missing)} missing)."
         )
-    both = pd.concat([frame, test.reindex(columns=frame.columns)], ignore_index=True)
-    for column in frame.columns:
-        if isinstance(frame[column].dtype, pd.CategoricalDtype):
-            both[column] = both[column].astype("category")
-    return both, np.arange(len(both)) >= len(frame)
+
+
+def _like(
+    test: pd.DataFrame,
+    frame: pd.DataFrame,
+    types: Mapping[str, ColumnType],
+    split_column: str | None,
+    options: ReadOptions,
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The test table read as the table was, and what is to be said of it."""
+    columns: dict[str, pd.Series] = {}
+    remarks: list[tuple[str, str]] = []
+    for name in frame.columns:
+        if name == split_column or name not in test:
+            columns[name] = pd.Series([None] * len(test), dtype=object)
+            continue
+        kind = types[name]
+        if kind.kind == "category":
+            known = {v for v in as_text(frame[name].to_numpy(dtype=object)) if v is not None}
+            kind = replace(kind, levels=tuple(sorted(known)))
+        found = conform(test[name], name, kind)
+        columns[name] = found.column
+        remarks += [(name, f"in the test table {remark}") for remark in found.remarks]
+    return pd.DataFrame(columns), joined(remarks)
+
+
+def _append(frame: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Both tables as one, and which rows are the test table's."""
+    both: dict[str, pd.Series] = {}
+    for name in frame.columns:
+        parts = [frame[name], test[name]]
+        if any(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+            parts = [part.astype(object) for part in parts]
+            both[name] = pd.concat(parts, ignore_index=True).astype("category")
+        elif {part.dtype for part in parts} == {frame[name].dtype}:
+            both[name] = pd.concat(parts, ignore_index=True)
+        else:
+            both[name] = pd.concat([p.astype(object) for p in parts], ignore_index=True)
+            if frame[name].dtype.kind in "iuf" and test[name].dtype.kind in "iufb":
+                both[name] = both[name].astype(np.float64)
+    return pd.DataFrame(both), np.arange(len(frame) + len(test)) >= len(frame)
 
 
 def _same_tasks(column: pd.Series, is_test: np.ndarray, name: str) -> None:
@@ -258,8 +327,12 @@ def _default_names(count: int) -> list[str]:
 
 
 def _table(array: np.ndarray) -> TableInputs:
+    names = [f"x{i}" for i in range(array.shape[1])]
+    wide = array.astype(np.float64) if array.dtype.kind == "f" else array
+    frame = pd.DataFrame(wide, columns=names).infer_objects()
+    types = decide(frame, {}, ReadOptions(), typed=True).types
     return TableInputs.read(
-        pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])]).infer_objects()
+        pd.DataFrame({n: conform(frame[n], n, types[n]).column for n in names}), types
     )
 
 

@@ -95,6 +95,8 @@ def hold_out(
         "encoder": encoder,
         "target": suite.target,
         "task_column": suite.task_column,
+        "remarks": suite.remarks,
+        "columns": suite.columns,
         "fingerprint": _fingerprint(suite, shape, test_shape, one_task, code, tuple(left_out)),
     }
 

@@ -130,7 +130,7 @@ def choose_metrics(
     Raises:
         DataError: an unknown metric or task, or a metric that does not fit the kind.
     """
-    per_task = dict(asked) if isinstance(asked, Mapping) else {}
+    per_task = {str(n).strip(): m for n, m in asked.items()} if isinstance(asked, Mapping) else {}
     check_names(per_task, names, "metrics")
     binary = [share for kind, share in zip(kinds, rarer_shares, strict=True) if kind == "binary"]
     binary_metric = "auc" if binary and float(np.median(binary)) < RARE_CLASS else "accuracy"
@@ -227,7 +227,7 @@ def kinds_by_target(
             "Parameter `kinds` should be one kind for all targets or a mapping from targets to "
             f"kinds. Found `kinds = {kinds!r}`."
         )
-    given = {str(name): kind for name, kind in kinds.items()}
+    given = {str(name).strip(): kind for name, kind in kinds.items()}
     check_names(given, names, "kinds")
     return {name: given.get(name) for name in names}
 

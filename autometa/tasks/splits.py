@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autometa.errors import DataError, nearest
-from autometa.tasks.columns import as_text
 from autometa.tasks.labels import Target
+from autometa.tasks.reading import as_text
 
 TRAIN, VAL, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "val", "test")

@@ -25,6 +25,7 @@ from torch import Tensor
 from autometa.errors import DataError
 from autometa.tasks.encoder import Encoder, encoder_from_json
 from autometa.tasks.frame import parts_from_arrays, parts_from_frame
+from autometa.tasks.reading import ColumnType, ReadOptions, Table
 from autometa.tasks.splits import FRACTIONS, SPLIT_NAMES, TEST, TRAIN, VAL
 from autometa.tasks.task import Task, task_numbers
 
@@ -71,6 +72,8 @@ class TaskSuite:
         fingerprint: hex digest of raw data, tasks and splits; kept by `without_test` and `merged`.
         target, task_column: names of the target and task columns of a grouped suite.
         group: number of the group of rows that the split kept together, [N]; None without groups.
+        remarks: where cells were read as something else than their text, one sentence each.
+        columns: how the target, task, split and group columns are read; features are in `encoder`.
     """
 
     name: str
@@ -87,6 +90,8 @@ class TaskSuite:
     target: str | None = None
     task_column: str | None = None
     group: Int64[Tensor, " row"] | None = None
+    remarks: tuple[str, ...] = ()
+    columns: Mapping[str, ColumnType] = field(default_factory=dict)
     _test: Rows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +104,7 @@ class TaskSuite:
     @classmethod
     def from_frame(
         cls,
-        df: pd.DataFrame,
+        df: pd.DataFrame | Table,
         *,
         targets: Sequence[Any] | None = None,
         target: Any = None,
@@ -113,6 +118,11 @@ class TaskSuite:
         drop: Sequence[Any] = (),
         seed: int = 0,
         fractions: Sequence[float] = FRACTIONS,
+        sep: str | None = None,
+        decimal: str | None = None,
+        encoding: str | None = None,
+        missing: str | Sequence[Any] | None = None,
+        date_order: str | None = None,
     ) -> TaskSuite:
         """A suite from a table; every column without another role is a feature.
 
@@ -128,6 +138,10 @@ class TaskSuite:
             test: a separate table that holds the test rows.
             drop: columns to ignore.
             seed, fractions: of the random split (train, val, test).
+            sep, encoding: of a test table in a text file.
+            decimal: `.` or `,` in numbers that are written as text; found out if not given.
+            missing: texts (or numbers) that are empty cells.
+            date_order: `dmy` or `mdy`, of dates such as 01/02/2024.
 
         Raises:
             DataError: one sentence that names the column, task or value, and what to do.
@@ -136,6 +150,7 @@ class TaskSuite:
             df, targets=targets, target=target, task_column=task_column, name=name, kinds=kinds,
             metrics=metrics, split_column=split_column, group_column=group_column, test=test,
             drop=drop, seed=seed, fractions=fractions,
+            options=ReadOptions.of(sep, decimal, encoding, missing, date_order),
         )  # fmt: skip
         return cls(**parts._asdict())
 
@@ -266,21 +281,23 @@ class TaskSuite:
             "target": self.target,
             "task_column": self.task_column,
             "tasks": [task.to_json() for task in self.tasks],
+            "remarks": list(self.remarks),
             "fingerprint": self.fingerprint,
         }
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line for people, and one for each remark."""
         kinds = {kind: self.kinds.count(kind) for kind in dict.fromkeys(self.kinds)}
         metrics = dict.fromkeys(task.metric for task in self.tasks)
         shape = "×".join(map(str, self.feature_shape))
         rows = self.counts
-        return (
+        line = (
             f"{self.name}: {', '.join(f'{n} {kind}' for kind, n in kinds.items())} "
             f"task{'s' if self.n_tasks > 1 else ''} ({self.layout}, {', '.join(metrics)}), "
             f"{shape} {'pixels' if self.is_image else 'features'}, "
             f"{rows['train']} train / {rows['val']} val / {rows['test']} test rows"
         )
+        return "\n".join([line, *(f"  {remark}" for remark in self.remarks)])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write safetensors and JSON into `folder` (made if need be); `load` is the inverse."""
@@ -294,6 +311,7 @@ class TaskSuite:
             "format": _FORMAT,
             **{k: v for k, v in self.describe().items() if k not in ("rows", "features")},
             "encoder": None if self.encoder is None else self.encoder.to_json(),
+            "columns": {name: kind.to_json() for name, kind in self.columns.items()},
             "has_test": self._test is not None,
         }
         (path / "suite.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -330,6 +348,8 @@ class TaskSuite:
                 target=facts["target"],
                 task_column=facts["task_column"],
                 group=tensors.get("group"),
+                remarks=tuple(facts.get("remarks", ())),
+                columns=stored_columns(facts),
                 _test=None if test is None else _rows(test),
             )
         except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as exc:
@@ -344,6 +364,11 @@ class TaskSuite:
         for key, tensor in _all_tensors(self).items():
             object.__setattr__(self, key, None if tensor is None else tensor[open_rows])
         object.__setattr__(self, "_test", sealed)
+
+
+def stored_columns(facts: Mapping[str, Any]) -> dict[str, ColumnType]:
+    """Types of a saved suite's columns; none of one that an earlier version wrote."""
+    return {name: ColumnType.from_json(kind) for name, kind in facts.get("columns", {}).items()}
 
 
 def _take(suite: TaskSuite, index: Tensor) -> Rows:

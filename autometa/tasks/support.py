@@ -13,10 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autometa.errors import DataError, nearest
-from autometa.tasks.columns import as_text
 from autometa.tasks.encoder import Encoder, TableEncoder
 from autometa.tasks.episodic import EpisodicSuite
 from autometa.tasks.labels import Labels, read_labels
+from autometa.tasks.reading import (
+    ColumnType,
+    ReadOptions,
+    Table,
+    as_text,
+    conform,
+    decide,
+    joined,
+)
 from autometa.tasks.task import Kind, Label, Metric, Task
 
 
@@ -31,6 +39,7 @@ class NewTask:
             those of its labelled rows.
         mean, std: of a regression target, over the training tasks.
         own_scale: targets have no common unit: mean and std are those of the labelled rows.
+        reading: how the cells of `target` are read; None where each task had a column of its own.
     """
 
     kind: Kind
@@ -41,6 +50,7 @@ class NewTask:
     mean: float = 0.0
     std: float = 1.0
     own_scale: bool = False
+    reading: ColumnType | None = None
 
     @classmethod
     def of(cls, suite: EpisodicSuite) -> NewTask:
@@ -54,6 +64,7 @@ class NewTask:
             suite.target_mean,
             suite.target_std,
             suite.units is not None,
+            suite.columns.get(suite.target) if suite.target is not None else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +74,9 @@ class NewTask:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> NewTask:
         """Inverse of `to_json`."""
-        return cls(**{**data, "classes": tuple(data["classes"])})
+        stored = data.get("reading")
+        reading = None if stored is None else ColumnType.from_json(stored)
+        return cls(**{**data, "classes": tuple(data["classes"]), "reading": reading})
 
 
 class Support(NamedTuple):
@@ -75,6 +88,7 @@ class Support(NamedTuple):
         task: how predictions become labels again; named by the target.
         group: what the table's task column calls it, where it has one.
         unlabelled: rows without a label, which were left out.
+        remarks: where cells were read as something else than their text.
     """
 
     x: Float[Tensor, "row *feature"]
@@ -82,15 +96,17 @@ class Support(NamedTuple):
     task: Task
     group: str | None
     unlabelled: int
+    remarks: tuple[str, ...] = ()
 
 
 def read_support(
     new: NewTask,
     encoder: Encoder | None,
-    support: pd.DataFrame | np.ndarray | Tensor,
+    support: pd.DataFrame | Table | np.ndarray | Tensor,
     *,
     target: str | None = None,
     labels: Sequence[Any] | np.ndarray | pd.Series | Tensor | None = None,
+    options: ReadOptions | None = None,
 ) -> Support:
     """Check and encode the labelled rows of a new task.
 
@@ -98,10 +114,13 @@ def read_support(
         support: a table with the features and the target, or arrays or images with `labels`.
         target: the target column; that of training, or the only column that is no feature, if not
             given. With `labels` the name of what is predicted.
+        options: what the user says of how the table's cells are written.
 
     Raises:
         DataError: no rows, no labels, a column that is missing or holds something else, one class.
     """
+    table = support if isinstance(support, Table) else None
+    support = support.frame if isinstance(support, Table) else support
     if isinstance(support, pd.DataFrame):
         support = _named(support)
     if np.ndim(support) < 2:
@@ -118,11 +137,11 @@ def read_support(
         if not isinstance(support, pd.DataFrame):
             raise DataError("Arrays need `labels`: one label for each row.")
         name = _target_column(new, encoder, support, target)
-        column = support[name]
+        column, remarks = _labels(support[name], name, new, table, options)
         support = support.drop(columns=name)
     else:
         name = str(target or new.target or "target")
-        column = _given(labels, len(support))
+        column, remarks = _given(labels, len(support)), ()
     if column.isna().all():
         raise DataError(f"Target `{name}` has no value; at least one row needs a label.")
     task, values = _task(new, read_labels(column, name), name)
@@ -133,13 +152,39 @@ def read_support(
             rows = rows.drop(columns=[c for c in (new.task_column,) if c in rows])
         x = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
     else:
-        x = encoder.encode(rows)
+        x, found = encoder.read(rows, options)
+        remarks = (*remarks, *found)
     y = torch.from_numpy(((values[known] - task.mean) / task.std).astype(np.float32))
-    return Support(x, y, task, group, int((~known).sum()))
+    if table is not None:
+        remarks = (*table.remarks, *remarks)
+    return Support(x, y, task, group, int((~known).sum()), remarks)
+
+
+def _labels(
+    column: pd.Series,
+    name: str,
+    new: NewTask,
+    table: Table | None,
+    options: ReadOptions | None,
+) -> tuple[pd.Series, tuple[str, ...]]:
+    """The labels read as those of training were; a column of another name as what it is."""
+    kind, remarks = new.reading, tuple[str, ...]()
+    if kind is None or name != new.target:
+        typed, separator = (True, None) if table is None else (table.typed, table.separator)
+        types, remarks = decide(
+            column.to_frame(name),
+            {name: "target"},
+            options or ReadOptions(),
+            typed=typed,
+            separator=separator,
+        )
+        kind = types[name]
+    found = conform(column, name, kind, options)
+    return found.column, (*remarks, *joined([(name, remark) for remark in found.remarks]))
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
-    frame = table.rename(columns=str).reset_index(drop=True)
+    frame = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
     if frame.columns.has_duplicates:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"Column `{twice}` appears twice in the table; rename or remove one.")

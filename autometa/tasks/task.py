@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autometa.errors import DataError, nearest
-from autometa.tasks.columns import as_text
+from autometa.tasks.reading import as_text, match_names
 
 Kind: TypeAlias = Literal["regression", "binary", "multiclass"]
 Metric: TypeAlias = Literal["rmse", "accuracy", "auc"]
@@ -73,13 +73,15 @@ def task_numbers(tasks: Sequence[Task], values: Any) -> Tensor:
         DataError: a value is missing or names no task of the suite.
     """
     known = {task.name: number for number, task in enumerate(tasks)}
-    names = as_text(pd.Series(values).to_numpy(dtype=object))
+    given = pd.Series(values).to_numpy(dtype=object)
+    names = match_names(given, known)
     out = np.empty(len(names), dtype=np.int64)
     for row, name in enumerate(names):
-        if name not in known:
+        if name is None:
+            unknown = as_text(given[row : row + 1])[0]
             raise DataError(
-                f"The task column names task `{name}` in row {row}, which the suite does not have."
-                f"{nearest(name, known)} It has {len(known)} tasks, "
+                f"The task column names task `{unknown}` in row {row}, which the suite does not "
+                f"have.{nearest(unknown, known)} It has {len(known)} tasks, "
                 f"e.g. {', '.join(list(known)[:5])}."
             )
         out[row] = known[name]

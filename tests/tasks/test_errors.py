@@ -214,7 +214,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("name", "content", "match"),
         [
-            ("notes.txt", b"Dear diary, today", "should be a table .*Found suffix `.txt`"),
+            ("notes.doc", b"Dear diary, today", "should be a table .*Found suffix `.doc`"),
             ("notes.csv", b"Dear diary\ntoday, I went, out\nand, then,,, more\n", "not a table"),
             ("empty.csv", b"", "is empty"),
             ("binary.csv", bytes(range(128, 256)) * 20, "not a table"),

@@ -1,0 +1,183 @@
+"""A stored type applied to a column: of the table it was decided on, or of any later one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from autometa.errors import DataError
+from autometa.tasks.reading.cells import MARKS, WORDS, Cells, cells_of, is_text, listed
+from autometa.tasks.reading.dates import ORDER_WORDS, read_dates
+from autometa.tasks.reading.naming import match_names
+from autometa.tasks.reading.numbers import NumberForm, has_unit, number_of, read_numbers
+from autometa.tasks.reading.types import ColumnType, ReadOptions
+
+
+class Conformed(NamedTuple):
+    """A column with the type that it was to have.
+
+    Attributes:
+        column: float64, booleans, datetime64 in UTC, or text (object, None where missing), with
+            the index 0, 1, ….
+        remarks: what is to be said of it.
+    """
+
+    column: pd.Series
+    remarks: tuple[str, ...] = ()
+
+
+def conform(
+    column: pd.Series, name: str, kind: ColumnType, options: ReadOptions | None = None
+) -> Conformed:
+    """Read a column as its type says.
+
+    Args:
+        options: of this file, where it differs from the one that the type is of.
+
+    Raises:
+        DataError: no cell is what the type says.
+    """
+    column = column.reset_index(drop=True)
+    options = options or ReadOptions()
+    if kind.kind == "category":
+        return _category(column, kind, options)
+    if column.dtype == object or is_text(column) or isinstance(column.dtype, pd.CategoricalDtype):
+        return _from_text(cells_of(column), name, kind, options)
+    if kind.kind == "date":
+        if not pd.api.types.is_datetime64_any_dtype(column.dtype) and column.notna().any():
+            raise DataError(
+                f"Column `{name}` should hold dates, as in training. Found {column.dtype}."
+            )
+        return Conformed(pd.to_datetime(column, utc=True))
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        if column.notna().any():
+            raise DataError(f"Column `{name}` should hold numbers, as in training. Found dates.")
+        return Conformed(pd.Series(np.full(len(column), np.nan)))
+    if pd.api.types.is_timedelta64_dtype(column.dtype) or column.dtype.kind == "c":
+        return Conformed(column)
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return Conformed(column)
+    return Conformed(_without_missing(_floats(column), (*kind.missing, *options.missing)))
+
+
+def _category(column: pd.Series, kind: ColumnType, options: ReadOptions) -> Conformed:
+    cells = cells_of(column)
+    empty = {*kind.missing, *options.missing, *kind.odd}
+    spelling = dict(kind.spelling)
+    texts: list[str | None] = [None if t in empty else spelling.get(t, t) for t in cells.texts]
+    remarks = []
+    if kind.levels is not None:
+        known = set(kind.levels)
+        typed = not is_text(column)
+        unknown = []
+        rest = [t for t in texts if t is not None and t not in known]
+        if rest:
+            source = [(number_of(t) if typed else None) or t for t in rest]
+            matched = dict(zip(rest, match_names(source, kind.levels), strict=True))
+            texts = [t if t is None else matched.get(t, t) or t for t in texts]
+            unknown = [
+                (t, int(c))
+                for t, c in zip(texts, cells.counts, strict=True)
+                if t is not None and t not in known
+            ]
+        if unknown:
+            total = sum(count for _, count in unknown)
+            remarks.append(
+                f"{total} of {len(column)} values were never seen in training: {listed(unknown)}."
+            )
+    values = np.empty(len(texts) + 1, dtype=object)
+    values[:-1] = texts
+    out = values[cells.codes]  # −1 is the last, None
+    if kind.labels == "number":
+        numbers = [None if v is None else number_of(v) for v in out]
+        if all((n is None) == (v is None) for n, v in zip(numbers, out, strict=True)):
+            return Conformed(pd.Series(numbers, dtype=float).astype("category"), tuple(remarks))
+    return Conformed(pd.Series(out, dtype=object), tuple(remarks))
+
+
+def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) -> Conformed:
+    missing = {*kind.missing, *options.missing}
+    words = WORDS | MARKS
+    skip = np.array(
+        [t in missing or t in kind.odd or t.casefold() in words for t in cells.texts], dtype=bool
+    )
+    texts = cells.texts[~skip]
+    remarks: list[str] = []
+    if kind.kind == "date":
+        values = read_dates(texts, options.date_order or kind.order)
+        bad = np.isnat(values)
+        filler: object = np.datetime64("NaT")
+    elif kind.kind == "boolean":
+        by = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
+        values = np.array([by.get(t.casefold(), np.nan) for t in texts], dtype=np.float64)
+        bad, filler = np.isnan(values), np.nan
+    else:
+        values = _numbers(texts, kind, options, remarks)
+        bad, filler = np.isnan(values), np.nan
+    if bad.any():
+        _refuse_or_remark(name, kind, cells, skip, bad, remarks)
+    every = np.full(len(cells.texts) + 1, filler, dtype=values.dtype)
+    every[:-1][~skip] = values
+    out = pd.Series(every[cells.codes])
+    if kind.kind == "date":
+        return Conformed(out.dt.tz_localize("UTC"), tuple(remarks))
+    if kind.kind == "boolean":
+        plain = np.array([None if np.isnan(v) else bool(v) for v in out], dtype=object)
+        whole = not any(v is None for v in plain)
+        return Conformed(pd.Series(plain, dtype=bool if whole else object), tuple(remarks))
+    return Conformed(_without_missing(out, tuple(missing)), tuple(remarks))
+
+
+def _numbers(
+    texts: np.ndarray, kind: ColumnType, options: ReadOptions, remarks: list[str]
+) -> np.ndarray:
+    """float64 [text], NaN for what is no number of the stored form, nor a plain one throughout."""
+    truth = {"true": 1.0, "false": 0.0}
+    if len(texts) and all(text.casefold() in truth for text in texts):
+        return np.array([truth[text.casefold()] for text in texts])
+    form = NumberForm(kind.decimal, kind.thousands, kind.unit)
+    if options.decimal is not None and options.decimal != form.decimal:
+        thousands = "" if form.thousands == options.decimal else form.thousands
+        form = NumberForm(options.decimal, thousands, form.unit)
+    values = read_numbers(texts, form)
+    bad = np.isnan(values)
+    plain = NumberForm(unit=form.unit)
+    if bad.any() and options.decimal is None and form != plain:
+        instead = read_numbers(texts, plain)
+        if not np.isnan(instead).any():
+            remarks.append("numbers with points, where training had another form; read as such.")
+            values = instead
+    if form.unit and len(texts) and not any(has_unit(t) for t in texts):
+        remarks.append(f"numbers without `{form.unit}`, which training had; read as they are.")
+    return values
+
+
+def _refuse_or_remark(
+    name: str, kind: ColumnType, cells: Cells, skip: np.ndarray, bad: np.ndarray, remarks: list[str]
+) -> None:
+    found = list(zip(cells.texts[~skip][bad], cells.counts[~skip][bad], strict=True))
+    wanted = {"number": "numbers", "boolean": "true or false", "date": "dates"}[kind.kind]
+    if bad.all():
+        how = f" ({ORDER_WORDS[kind.order]})" if kind.kind == "date" else ""
+        hint = ""
+        if kind.kind == "number" and any("," in text or "." in text for text, _ in found):
+            hint = f" `--decimal` says how numbers are written; training had `{kind.decimal}`."
+        raise DataError(
+            f"Column `{name}` should hold {wanted}{how}, as in training. Found text such as "
+            f"`{found[0][0]}`.{hint}"
+        )
+    remarks.append(f"{listed(found)} among {wanted} count as empty cells.")
+
+
+def _floats(column: pd.Series) -> pd.Series:
+    """float64; of 32 bits the decimal number that is written for them, as a text file has it."""
+    if column.dtype in (np.float32, np.float16):
+        return pd.Series(column.to_numpy().astype(str).astype(np.float64))
+    return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _without_missing(column: pd.Series, missing: tuple[str, ...]) -> pd.Series:
+    numbers = [n for n in map(number_of, missing) if n is not None]
+    return column.mask(column.isin(numbers)) if numbers else column

@@ -1,0 +1,453 @@
+"""Which type a column has: decided once, from all cells of the table that a suite is made of.
+
+Every rule that gives cells another meaning than their text leaves a remark.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from autometa.errors import DataError
+from autometa.tasks.reading.cells import MARKS, WORDS, Cells, cells_of, is_number, is_text, listed
+from autometa.tasks.reading.dates import ORDER_WORDS, fit_orders, likelier
+from autometa.tasks.reading.numbers import Fit, NumberForm, fit_forms, read_numbers
+from autometa.tasks.reading.types import ColumnType, ReadOptions, Role
+
+ODD_SHARE = 0.02
+"""Share of cells that may not fit a column of numbers or dates without changing its kind."""
+
+_CODE = re.compile(r"0[0-9]+")
+_WHOLE = re.compile(r"[0-9]+")
+
+
+class Decision(NamedTuple):
+    """The types of a table's columns, and what is to be said of them."""
+
+    types: dict[str, ColumnType]
+    remarks: tuple[str, ...]
+
+
+class _Draft(NamedTuple):
+    """A column of texts, before it is known which decimal sign the table has."""
+
+    cells: Cells
+    others: np.ndarray
+    fit: Fit
+
+
+def decide(
+    frame: pd.DataFrame,
+    roles: Mapping[str, Role],
+    options: ReadOptions,
+    *,
+    typed: bool,
+    separator: str | None = None,
+) -> Decision:
+    """Decide how every column is read.
+
+    Args:
+        roles: of each column that is no feature.
+        typed: the table has types of its own (a DataFrame, Parquet, Excel): whole numbers that it
+            keeps as text are codes.
+        separator: of the file, where it had one: semicolons go with decimal commas.
+    """
+    types: dict[str, ColumnType] = {}
+    remarks: list[tuple[str, str]] = []  # column, remark
+    drafts: dict[str, _Draft] = {}
+    for name in frame.columns:
+        column, role = frame[name], roles.get(name, "feature")
+        if role != "name" and not _needs_reading(column):
+            types[name] = _of_dtype(column, name, options)
+            continue
+        cells = cells_of(column)
+        others = _others(cells, options)
+        if role == "name":
+            types[name] = _named(name, cells, others, options, remarks)
+            continue
+        # the decimal sign of a table is found in all its columns, then those that leave it open
+        # are read
+        codes = _codes(cells, others, typed and is_text(column))
+        nothing = Fit((), np.zeros(len(others), dtype=bool))
+        fit = nothing if codes else fit_forms(
+            cells.texts[others], cells.counts[others], options.decimal
+        )  # fmt: skip
+        drafts[name] = _Draft(cells, others, fit)
+    sign = options.decimal or _decimal_sign(list(drafts.values()), separator)
+    for name, draft in drafts.items():
+        given = frame[name]
+        found = _of_text(name, draft, roles.get(name, "feature"), options, sign, remarks)
+        if found.kind == "category" and not is_text(given):
+            _refuse_mixed(given, name, roles.get(name, "feature"))
+            found = replace(_of_dtype(given, name, options), odd=found.odd)
+        types[name] = found
+    order = {name: i for i, name in enumerate(frame.columns)}
+    remarks.sort(key=lambda item: order[item[0]])
+    return Decision({name: types[name] for name in frame.columns}, joined(remarks))
+
+
+def joined(remarks: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """One sentence for all columns of which the same is to be said."""
+    columns: dict[str, list[str]] = {}
+    for name, remark in remarks:
+        columns.setdefault(remark, []).append(name)
+    out = []
+    for remark, names in columns.items():
+        shown = ", ".join(f"`{name}`" for name in names[:10])
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        out.append(f"{'Columns' if len(names) > 1 else 'Column'} {shown}{more}: {remark}")
+    return tuple(out)
+
+
+def _needs_reading(column: pd.Series) -> bool:
+    """Text, or texts among numbers."""
+    if is_text(column):
+        return True
+    if column.dtype != object:
+        return False
+    present = column[column.notna()]
+    texts = sum(isinstance(value, str) for value in present)
+    return texts > 0 and all(
+        isinstance(v, (str, bool, np.bool_, datetime.date)) or is_number(v) for v in present
+    )
+
+
+def _refuse_mixed(column: pd.Series, name: str, role: Role) -> None:
+    if role == "target":
+        types = sorted({type(value).__name__ for value in column[column.notna()]})
+        raise DataError(
+            f"Target `{name}` should hold numbers only or labels of one type. "
+            f"Found {', '.join(types)}."
+        )
+
+
+def _of_dtype(column: pd.Series, name: str, options: ReadOptions) -> ColumnType:
+    """Of a column that has a type."""
+    dtype, missing = column.dtype, options.missing
+    if isinstance(dtype, pd.CategoricalDtype):
+        values = dtype.categories
+        if pd.api.types.is_bool_dtype(values):
+            return ColumnType("boolean", missing=missing)
+        number = pd.api.types.is_numeric_dtype(values)
+        return ColumnType("category", missing=missing, labels="number" if number else "text")
+    if pd.api.types.is_bool_dtype(dtype):
+        return ColumnType("boolean", missing=missing)
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return ColumnType("date", missing=missing)
+    if not pd.api.types.is_object_dtype(dtype):
+        return ColumnType("number", missing=missing)
+    present = column[column.notna()]
+    for value in present:
+        if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+            raise DataError(
+                f"Column `{name}` holds a `{type(value).__name__}` in a cell; "
+                "give it one column a value, or drop it."
+            )
+    if all(isinstance(v, (bool, np.bool_)) for v in present) and len(present):
+        return ColumnType("boolean", missing=missing)
+    if all(is_number(v) for v in present):
+        return ColumnType("number", missing=missing)
+    if all(isinstance(v, (datetime.date, np.datetime64)) for v in present):
+        return ColumnType("date", missing=missing)
+    return ColumnType("category", missing=missing)
+
+
+def _others(cells: Cells, options: ReadOptions) -> np.ndarray:
+    """bool [text]: those that are no word for an empty cell."""
+    words = WORDS | MARKS
+    return np.array(
+        [t.casefold() not in words and t not in options.missing for t in cells.texts], dtype=bool
+    )
+
+
+def _codes(cells: Cells, others: np.ndarray, typed_text: bool) -> bool:
+    """Whether whole numbers are codes: they have leading zeros, or a table keeps them as text."""
+    whole = np.array([_WHOLE.fullmatch(t) is not None for t in cells.texts], dtype=bool) & others
+    zero = np.array([_CODE.fullmatch(t) is not None for t in cells.texts], dtype=bool)
+    total, n_whole = int(cells.counts[others].sum()), int(cells.counts[whole].sum())
+    if total == 0 or n_whole < (1 - ODD_SHARE) * total:
+        return False
+    one_width = len({len(t) for t in cells.texts[whole]}) == 1
+    n_zero = int(cells.counts[zero].sum())
+    return typed_text or n_zero > ODD_SHARE * n_whole or (n_zero > 0 and one_width)
+
+
+def _decimal_sign(drafts: Sequence[_Draft], separator: str | None) -> str | None:
+    """The decimal sign of columns that leave no choice; else by the separator of the file."""
+    votes = Counter[str]()
+    for draft in drafts:
+        texts = draft.cells.texts[draft.others]
+        share = draft.cells.counts[draft.others][draft.fit.fits].sum()
+        if len(draft.fit.forms) == 1 and share >= 0.5 * draft.cells.counts.sum():
+            form = draft.fit.forms[0]
+            if any(form.decimal in text for text in texts[draft.fit.fits]):
+                votes[form.decimal] += 1
+    if votes:
+        return max(votes, key=lambda sign: votes[sign])
+    return "," if separator == ";" else None
+
+
+def _of_text(
+    name: str,
+    draft: _Draft,
+    role: Role,
+    options: ReadOptions,
+    sign: str | None,
+    remarks: list[tuple[str, str]],
+) -> ColumnType:
+    cells, others = draft.cells, draft.others
+    texts, counts = cells.texts[others], cells.counts[others]
+    missing = options.missing
+    if not len(texts):
+        if any(t not in missing for t in cells.texts):
+            return _category(name, cells, others, role, options, remarks)
+        return ColumnType("number", missing=missing)
+    boolean = np.array([t.casefold() in ("true", "false") for t in texts], dtype=bool)
+    if _nearly_all(boolean, counts):
+        odd = _odd(name, cells, others, boolean, options, remarks, "true or false")
+        return ColumnType("boolean", missing=missing, odd=odd)
+    if draft.fit.forms and _nearly_all(draft.fit.fits, counts):
+        form = _form(name, texts, draft.fit.forms, sign, options, remarks)
+        fits = ~np.isnan(read_numbers(texts, form))
+        odd = _odd(name, cells, others, fits, options, remarks, "numbers")
+        return ColumnType(
+            "number", form.decimal, form.thousands, form.unit, missing=missing, odd=odd
+        )
+    dates = fit_orders(texts, counts)
+    if dates.orders and _nearly_all(dates.fits, counts):
+        order = _order(name, texts[dates.fits], dates.orders, options, remarks)
+        odd = _odd(name, cells, others, dates.fits, options, remarks, "dates")
+        return ColumnType("date", order=order, missing=missing, odd=odd)
+    _near_miss(name, cells, others, draft.fit.fits, dates.fits, remarks)
+    return _category(name, cells, others, role, options, remarks)
+
+
+def _nearly_all(fits: np.ndarray, counts: np.ndarray) -> bool:
+    """All cells but a few, or but one of at least twenty."""
+    total, rest = int(counts.sum()), int(counts[~fits].sum())
+    return rest <= ODD_SHARE * total or (rest == 1 and total >= 20)
+
+
+def _form(
+    name: str,
+    texts: np.ndarray,
+    forms: tuple[NumberForm, ...],
+    sign: str | None,
+    options: ReadOptions,
+    remarks: list[tuple[str, str]],
+) -> NumberForm:
+    form = next((f for f in forms if f.decimal == sign), forms[0])
+    if len(forms) > 1 and not (form.decimal == "." and form.thousands == "" and sign != ","):
+        other = next(f for f in forms if f != form)
+        sample = next((t for t in texts if form.decimal in t or form.thousands in t), texts[0])
+        value, instead = (float(read_numbers([sample], f)[0]) for f in (form, other))
+        remarks.append(
+            (
+                name,
+                f"`{sample}` could be {value:g} or {instead:g}; it is read as {value:g}, "
+                f"`--decimal {other.decimal}` reads the other.",
+            )
+        )
+    said = []
+    if form.decimal == "," and any("," in t for t in texts):
+        said.append("decimal commas")
+    if form.thousands:
+        shown = {" ": "blanks", "'": "apostrophes", ",": "commas", ".": "points"}[form.thousands]
+        said.append(f"{shown} between thousands")
+    if form.unit == "%":
+        said.append("a percent sign (12% is 12)")
+    elif form.unit:
+        said.append(f"the unit `{form.unit}`")
+    if said:
+        remarks.append((name, f"numbers with {' and '.join(said)}, read as numbers."))
+    return form
+
+
+def _order(
+    name: str,
+    texts: np.ndarray,
+    orders: tuple[str, ...],
+    options: ReadOptions,
+    remarks: list[tuple[str, str]],
+) -> str:
+    if orders[0] == "iso":
+        return "iso"
+    by_points = all("." in t and "/" not in t for t in texts)  # nobody writes month.day.year
+    order = "dmy" if by_points and "dmy" in orders else likelier(texts, orders)
+    if options.date_order in orders:
+        order = options.date_order
+    elif len(orders) > 1 and not by_points:
+        other = next(o for o in orders if o != order)
+        remarks.append(
+            (
+                name,
+                f"dates such as `{texts[0]}` could have the day or the month first; they are read "
+                f"as {ORDER_WORDS[order]}, `--date-order {other}` reads the other.",
+            )
+        )
+    remarks.append((name, f"dates such as `{texts[0]}` ({ORDER_WORDS[order]}), read as dates."))
+    return order
+
+
+def _odd(
+    name: str,
+    cells: Cells,
+    others: np.ndarray,
+    fits: np.ndarray,
+    options: ReadOptions,
+    remarks: list[tuple[str, str]],
+    what: str,
+) -> tuple[str, ...]:
+    """Texts that do not fit, which count as empty cells."""
+    good = np.zeros(len(cells.texts), dtype=bool)
+    good[np.flatnonzero(others)[fits]] = True
+    found = [
+        (text, int(count))
+        for text, count in zip(cells.texts[~good], cells.counts[~good], strict=True)
+        if text not in options.missing
+    ]
+    if found:
+        remarks.append(
+            (
+                name,
+                f"{listed(found)} among {what} count as empty cells. `--missing` says the same "
+                "without this remark; if they are values, give each row a number or put them in a "
+                "column of their own.",
+            )
+        )
+    return tuple(sorted(text for text, _ in found))
+
+
+def _near_miss(
+    name: str,
+    cells: Cells,
+    others: np.ndarray,
+    numbers: np.ndarray,
+    dates: np.ndarray,
+    remarks: list[tuple[str, str]],
+) -> None:
+    texts, counts = cells.texts[others], cells.counts[others]
+    for fits, what in ((numbers, "numbers"), (dates, "dates")):
+        share = counts[fits].sum() / max(1, counts.sum())
+        if share >= 0.5:
+            rest = [(t, int(c)) for t, c in zip(texts[~fits], counts[~fits], strict=True)]
+            remarks.append(
+                (
+                    name,
+                    f"{share:.0%} of the cells are {what}, but not {listed(rest)}; it is read as "
+                    "text (categories). Name what is an empty cell with `--missing`.",
+                )
+            )
+            return
+
+
+def _named(
+    name: str,
+    cells: Cells,
+    others: np.ndarray,
+    options: ReadOptions,
+    remarks: list[tuple[str, str]],
+) -> ColumnType:
+    """Of a column of names: tasks, groups, splits."""
+    kept = np.array([t not in options.missing for t in cells.texts], dtype=bool)
+    _perhaps_missing(name, cells, kept & ~others, remarks)
+    return ColumnType(
+        "category", missing=options.missing, spelling=_spelling(name, cells, kept, remarks)
+    )
+
+
+def _category(
+    name: str,
+    cells: Cells,
+    others: np.ndarray,
+    role: Role,
+    options: ReadOptions,
+    remarks: list[tuple[str, str]],
+) -> ColumnType:
+    kept = np.array([t not in options.missing for t in cells.texts], dtype=bool)
+    marks = np.array([t.casefold() in MARKS for t in cells.texts], dtype=bool) & kept
+    words = kept & ~others & ~marks
+    odd: tuple[str, ...] = ()
+    if marks.any() and cells.counts[marks].sum() < 0.5 * cells.counts[kept].sum():
+        found = list(zip(cells.texts[marks], cells.counts[marks], strict=True))
+        odd = tuple(sorted(cells.texts[marks]))
+        kept &= ~marks
+        remarks.append((name, f"{listed(found)} count as empty cells, not as a value."))
+    else:
+        words |= marks
+    _perhaps_missing(name, cells, words, remarks)
+    spelling = _spelling(name, cells, kept, remarks)
+    if role == "target":
+        _stray_class(name, cells, kept, dict(spelling), remarks)
+    whole = [t for t in cells.texts[kept] if _CODE.fullmatch(t)]
+    if whole and all(_WHOLE.fullmatch(t) for t in cells.texts[kept]):
+        remarks.append((name, f"whole numbers with leading zeros (`{whole[0]}`), read as codes."))
+    return ColumnType("category", missing=options.missing, odd=odd, spelling=spelling)
+
+
+def _perhaps_missing(
+    name: str, cells: Cells, words: np.ndarray, remarks: list[tuple[str, str]]
+) -> None:
+    if words.any():
+        found = list(zip(cells.texts[words], cells.counts[words], strict=True))
+        first = min(found, key=lambda item: (-item[1], item[0]))[0]
+        remarks.append(
+            (
+                name,
+                f"{listed(found)} read as values among texts; `--missing {first}` makes them "
+                "empty cells.",
+            )
+        )
+
+
+def _stray_class(
+    name: str,
+    cells: Cells,
+    kept: np.ndarray,
+    spelling: Mapping[str, str],
+    remarks: list[tuple[str, str]],
+) -> None:
+    """A class with hardly a row beside others with many."""
+    counts = Counter[str]()
+    for text, count in zip(cells.texts[kept], cells.counts[kept], strict=True):
+        counts[spelling.get(text, text)] += int(count)
+    total = sum(counts.values())
+    rare = [(t, n) for t, n in counts.items() if n <= ODD_SHARE * total]
+    if rare and len(counts) - len(rare) >= 2 and len(rare) <= 3:
+        remarks.append(
+            (
+                name,
+                f"{listed(rare)} of {total} cells are classes of their own; `--missing "
+                f"{rare[0][0]}` leaves such rows out.",
+            )
+        )
+
+
+def _spelling(
+    name: str, cells: Cells, kept: np.ndarray, remarks: list[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Texts that differ in their case alone are one: the most frequent."""
+    twins: dict[str, list[tuple[int, str]]] = {}
+    for text, count in zip(cells.texts[kept], cells.counts[kept], strict=True):
+        twins.setdefault(text.casefold(), []).append((-int(count), text))
+    out, shown = [], []
+    for found in twins.values():
+        if len(found) > 1:
+            ordered = [text for _, text in sorted(found)]
+            out += [(text, ordered[0]) for text in ordered[1:]]
+            shown.append(" and ".join(f"`{text}`" for text in ordered))
+    if cells.trimmed:
+        remarks.append(
+            (name, f"{cells.trimmed} cells had blanks at their ends, which are left out.")
+        )
+    if shown:
+        more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+        remarks.append((name, f"{'; '.join(shown[:3])}{more} differ in case alone and are one."))
+    return tuple(out)

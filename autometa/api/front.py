@@ -238,6 +238,8 @@ def search(
         counted_in_steps = "max_epochs" not in earlier.get("settings", {})
         unexplained = diagnose and counted_in_steps and stored_diagnosis(handle) is None
         if kept is None or unexplained:
+            for remark in loaded.remarks:
+                tell(remark)
             for message in bound.dropped:
                 tell(f"Left out: {message}")
             folder = place.checkpoints(name)
@@ -279,7 +281,7 @@ def search(
                 tracker.search_finished({}, {}, [], "KILLED")
                 return search_result(
                     handle,
-                    loaded.name,
+                    loaded,
                     started,
                     mlflow=tracked(tracker),
                     test=None,
@@ -305,7 +307,7 @@ def search(
             shutil.rmtree(folder, ignore_errors=True)
         result = search_result(
             handle,
-            loaded.name,
+            loaded,
             started,
             mlflow=kept["mlflow"],
             test=kept["test"],

@@ -16,6 +16,7 @@ from autometa.diagnosis import ATTRIBUTE, stored
 from autometa.finals import Judgement
 from autometa.searching.loop import RUNGS
 from autometa.study import StudyHandle, is_advised, is_eligible, score_of, trial_rows
+from autometa.tasks import EpisodicSuite, TaskSuite
 from autometa.tracking import Tracker
 
 
@@ -53,6 +54,7 @@ class SearchResult:
         rungs: where trials are stopped early, and whether the order there is that of the end:
             `arm`, `step`, `bracket` (hyperband), rank `correlation` over the trials that were
             trained to the end, once there are five, and whether it is `used`.
+        remarks: where cells of the table were read as something else than their text.
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -72,6 +74,7 @@ class SearchResult:
     prior: dict[str, Any] | None = field(default=None, repr=False)
     init: dict[str, Any] | None = field(default=None, repr=False)
     rungs: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    remarks: tuple[str, ...] = field(default=(), repr=False)
     interrupted: bool = False
 
     @property
@@ -99,6 +102,7 @@ class SearchResult:
             "prior": self.prior,
             "init": self.init,
             "rungs": self.rungs,
+            "remarks": list(self.remarks),
             "interrupted": self.interrupted,
         }
 
@@ -119,12 +123,14 @@ def _briefly(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """One trained configuration: its model and its score on the validation rows."""
+    """One trained configuration: its model, its score on the validation rows, and `remarks` on how
+    the table was read."""
 
     model: Path
     value: float
     tasks: dict[str, float | None]
     seconds: float
+    remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "model": str(self.model)}
@@ -132,7 +138,7 @@ class TrainResult:
 
 def search_result(
     handle: StudyHandle,
-    suite: str,
+    suite: TaskSuite | EpisodicSuite,
     started: float,
     *,
     mlflow: dict[str, str | None] | None,
@@ -154,7 +160,7 @@ def search_result(
     best = _best(trials)
     return SearchResult(
         study=handle.name,
-        suite=suite,
+        suite=suite.name,
         n_trials=len(searched),
         states=states,
         best=None
@@ -171,6 +177,7 @@ def search_result(
         prior=prior_account(handle),
         init=told(handle, None if test is None else test.get("winners")),
         rungs=handle.study.user_attrs.get(RUNGS, []),
+        remarks=suite.remarks,
         interrupted=test is None,
     )
 

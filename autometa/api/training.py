@@ -110,7 +110,7 @@ def train(
     }
     folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
     Model.of(stripped, parsed, state, facts, calibration).save(folder)
-    return TrainResult(folder, value, tasks, time.monotonic() - started)
+    return TrainResult(folder, value, tasks, time.monotonic() - started, loaded.remarks)
 
 
 def _best(trainer: Trainer, runs: list[Run]) -> tuple[int, PopulationState]:

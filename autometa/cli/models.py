@@ -142,6 +142,7 @@ def train(
     if json:
         emit_json(result.to_json())
         return
+    print_remarks(result.remarks)
     say(f"Validation score {result.value:.4f} after {duration(result.seconds)}.")
     for name, value in islice(result.tasks.items(), _TASKS):
         say(f"  {name}: " + ("not judged" if value is None else f"{value:.4f}"))

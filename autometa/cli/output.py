@@ -56,6 +56,16 @@ def quiet_stdout() -> Iterator[None]:
         yield
 
 
+def print_remarks(remarks: Sequence[str], most: int = 30) -> None:
+    """How the table was read, where that is not as it is written."""
+    if remarks:
+        say("How the table was read:")
+    for remark in remarks[:most]:
+        say(f"  {remark}")
+    if len(remarks) > most:
+        say(f"  {len(remarks) - most} more remarks; --json has them all.")
+
+
 @contextlib.contextmanager
 def told_as_notes() -> Iterator[None]:
     """Print what there is to say of a table as notes, and all other warnings as they come."""

@@ -24,6 +24,11 @@ from autometa.tasks.encoder import Encoder
 from autometa.tasks.reading import ReadOptions, Table, rows_of, split_names
 from autometa.tasks.task import task_numbers
 
+_BLOCK = 64
+"""Rows are predicted in multiples of this many. Products of one to three rows are summed up in
+another order than those of many, and a row's prediction is to be the same whatever rows are beside
+it."""
+
 
 class Reading(NamedTuple):
     """What a model says of rows.
@@ -36,6 +41,11 @@ class Reading(NamedTuple):
 
     out: Float[np.ndarray, "*cells output"]
     reach: Float[np.ndarray, "*cells"] | None = None
+
+    def first(self, rows: int) -> Reading:
+        """What is said of the first rows."""
+        reach = None if self.reach is None else self.reach[..., :rows]
+        return Reading(self.out[..., :rows, :], reach)
 
 
 class Predictor(ABC):
@@ -135,11 +145,14 @@ class Predictor(ABC):
         for remark in told:
             warnings.warn(remark, DataWarning, stacklevel=2)
         index = rows.index if isinstance(rows, pd.DataFrame) else pd.RangeIndex(len(x))
+        n_rows, filled = len(x), _filled(x)
         if aligned:
-            reading = self._read(x, None, chosen, interval)
+            reading = self._read(filled, None, chosen, interval).first(n_rows)
             return self._aligned_frame(reading, index, chosen, proba)
-        numbers = self._numbers(rows, tasks, len(x))
-        reading = self._read(x, numbers, torch.unique(numbers).tolist(), interval)
+        numbers = self._numbers(rows, tasks, n_rows)
+        reading = self._read(
+            filled, _filled(numbers), torch.unique(numbers).tolist(), interval
+        ).first(n_rows)
         return self._grouped_frame(reading, index, numbers, proba)
 
     def outputs(self, x: Tensor, task: Tensor | None = None) -> Float[np.ndarray, "*cells output"]:
@@ -248,6 +261,12 @@ class Predictor(ABC):
         names = [self.tasks[number].name for number in numbers.tolist()]
         result.insert(0, self.task_column or "task", names)
         return result.set_axis(index, axis=0)
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Rows up to a multiple of `_BLOCK`, the first one again and again."""
+    lacking = -len(rows) % _BLOCK if len(rows) else 0
+    return torch.cat([rows, rows[:1].expand(lacking, *rows.shape[1:])]) if lacking else rows
 
 
 def check_interval(interval: float, proba: bool, tasks: Sequence[Task]) -> None:

@@ -375,7 +375,8 @@ def _category(
     marks = np.array([t.casefold() in MARKS for t in cells.texts], dtype=bool) & kept
     words = kept & ~others & ~marks
     odd: tuple[str, ...] = ()
-    if marks.any() and cells.counts[marks].sum() < 0.5 * cells.counts[kept].sum():
+    worded = any(any(c.isalnum() for c in t) for t in cells.texts[kept & ~marks])  # not + and -
+    if marks.any() and worded and cells.counts[marks].sum() < 0.5 * cells.counts[kept].sum():
         found = list(zip(cells.texts[marks], cells.counts[marks], strict=True))
         odd = tuple(sorted(cells.texts[marks]))
         kept &= ~marks
@@ -444,9 +445,7 @@ def _spelling(
             out += [(text, ordered[0]) for text in ordered[1:]]
             shown.append(" and ".join(f"`{text}`" for text in ordered))
     if cells.trimmed:
-        remarks.append(
-            (name, f"{cells.trimmed} cells had blanks at their ends, which are left out.")
-        )
+        remarks.append((name, f"blanks at the ends of {cells.trimmed} cells left out."))
     if shown:
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         remarks.append((name, f"{'; '.join(shown[:3])}{more} differ in case alone and are one."))

@@ -124,9 +124,8 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
     if kind.kind == "date":
         return Conformed(out.dt.tz_localize("UTC"), tuple(remarks))
     if kind.kind == "boolean":
-        plain = np.array([None if np.isnan(v) else bool(v) for v in out], dtype=object)
-        whole = not any(v is None for v in plain)
-        return Conformed(pd.Series(plain, dtype=bool if whole else object), tuple(remarks))
+        whole = not out.isna().any()
+        return Conformed(out.astype(bool if whole else "boolean"), tuple(remarks))
     return Conformed(_without_missing(out, tuple(missing)), tuple(remarks))
 
 

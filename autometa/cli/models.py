@@ -16,6 +16,7 @@ from autometa.cli.output import (
     emit_json,
     note,
     plain,
+    print_remarks,
     quiet_stdout,
     say,
     shown,

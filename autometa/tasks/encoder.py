@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autometa.errors import DataError, nearest
 from autometa.tasks.columns import ColumnKind, read_column
-from autometa.tasks.reading import ColumnType, ReadOptions, conform, joined
+from autometa.tasks.reading import ColumnType, ReadOptions, Remark, conform, joined
 from autometa.tasks.reading.types import Kind
 
 MAX_LEVELS = 50
@@ -99,7 +99,7 @@ class TableEncoder:
                 f"{nearest(missing[0], frame.columns) if len(missing) == 1 else ''} "
                 "The model was trained with them."
             )
-        remarks: list[tuple[str, str]] = []
+        remarks: list[Remark] = []
         raw = [_raw(_read_as(frame[c.name], c, options, remarks), c) for c in self.columns]
         return self._standardise(np.concatenate(raw, axis=1)), joined(remarks)
 
@@ -368,10 +368,10 @@ def _read_as(
     series: pd.Series,
     column: Column,
     options: ReadOptions | None,
-    remarks: list[tuple[str, str]],
+    remarks: list[Remark],
 ) -> np.ndarray:
     found = conform(series, column.name, column.reading, options)
-    remarks += [(column.name, remark) for remark in found.remarks]
+    remarks += [Remark(column.name, text) for text in found.remarks]
     return read_column(found.column, column.name)[1]
 
 

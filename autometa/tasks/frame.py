@@ -17,6 +17,7 @@ from autometa.tasks.encoder import ImageInputs, TableInputs
 from autometa.tasks.reading import (
     ColumnType,
     ReadOptions,
+    Remark,
     Role,
     Table,
     as_text,
@@ -255,7 +256,7 @@ def _like(
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The test table read as the table was, and what is to be said of it."""
     columns: dict[str, pd.Series] = {}
-    remarks: list[tuple[str, str]] = []
+    remarks: list[Remark] = []
     for name in frame.columns:
         if name == split_column or name not in test:
             columns[name] = pd.Series([None] * len(test), dtype=object)
@@ -266,7 +267,7 @@ def _like(
             kind = replace(kind, levels=tuple(sorted(known)))
         found = conform(test[name], name, kind)
         columns[name] = found.column
-        remarks += [(name, f"in the test table {remark}") for remark in found.remarks]
+        remarks += [Remark(name, f"in the test table {text}") for text in found.remarks]
     return pd.DataFrame(columns), joined(remarks)
 
 

@@ -2,9 +2,10 @@
 
 from autometa.tasks.reading.applying import Conformed, conform
 from autometa.tasks.reading.cells import as_text
-from autometa.tasks.reading.deciding import Decision, decide, joined
+from autometa.tasks.reading.deciding import Decision, decide
 from autometa.tasks.reading.files import TABLE_SUFFIXES, Table, is_table, read_table, rows_of, stem
 from autometa.tasks.reading.naming import match_names, split_names
+from autometa.tasks.reading.remarks import Remark, joined
 from autometa.tasks.reading.types import ColumnType, ReadOptions, Role
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Conformed",
     "Decision",
     "ReadOptions",
+    "Remark",
     "Role",
     "Table",
     "as_text",

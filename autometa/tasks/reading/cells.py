@@ -83,8 +83,10 @@ def is_number(value: Any) -> bool:
 
 
 def listed(texts: Iterable[tuple[str, int]], most: int = 5) -> str:
-    """`` `?` (12), `x` (1)``, the most frequent first."""
+    """`` `?` (12), `x` (1)``, the most frequent first; the count of one alone is said elsewhere."""
     ordered = sorted(texts, key=lambda item: (-item[1], item[0]))
+    if len(ordered) == 1:
+        return f"`{ordered[0][0]}`"
     shown = ", ".join(f"`{text}` ({count})" for text, count in ordered[:most])
     more = len(ordered) - most
     return f"{shown} and {more} more" if more > 0 else shown

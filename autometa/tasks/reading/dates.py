@@ -24,6 +24,9 @@ _WORDS = (
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september",
            "october", "november", "december")  # fmt: skip
 _ORDERS = ("ymd", "dmy", "mdy")
+_SAMPLE = 200
+"""Texts that are looked at before all are: most columns hold no dates."""
+
 ORDER_WORDS = {
     "iso": "ISO 8601",
     "ymd": "year, month, day",
@@ -50,7 +53,10 @@ def fit_orders(texts: np.ndarray, counts: np.ndarray) -> DateFit:
         return DateFit((), np.zeros(len(texts), dtype=bool))
     best: list[tuple[str, np.ndarray]] = []
     most = 0
+    some = texts[:_SAMPLE]
     for order in ("iso", *_ORDERS):
+        if np.isnat(read_dates(some, order, also_iso=False)).mean() > 0.5:
+            continue
         fits = ~np.isnat(read_dates(texts, order, also_iso=False))
         covered = int(counts[fits].sum())
         if covered > most:

@@ -6,7 +6,6 @@ Every rule that gives cells another meaning than their text leaves a remark.
 from __future__ import annotations
 
 import datetime
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,16 +15,18 @@ import numpy as np
 import pandas as pd
 
 from autometa.errors import DataError
+from autometa.tasks.reading.categories import (
+    CODE,
+    ODD_SHARE,
+    WHOLE,
+    decide_category,
+    decide_names,
+)
 from autometa.tasks.reading.cells import MARKS, WORDS, Cells, cells_of, is_number, is_text, listed
 from autometa.tasks.reading.dates import ORDER_WORDS, fit_orders, likelier
 from autometa.tasks.reading.numbers import Fit, NumberForm, fit_forms, read_numbers
+from autometa.tasks.reading.remarks import Remark, joined
 from autometa.tasks.reading.types import ColumnType, ReadOptions, Role
-
-ODD_SHARE = 0.02
-"""Share of cells that may not fit a column of numbers or dates without changing its kind."""
-
-_CODE = re.compile(r"0[0-9]+")
-_WHOLE = re.compile(r"[0-9]+")
 
 
 class Decision(NamedTuple):
@@ -60,7 +61,7 @@ def decide(
         separator: of the file, where it had one: semicolons go with decimal commas.
     """
     types: dict[str, ColumnType] = {}
-    remarks: list[tuple[str, str]] = []  # column, remark
+    remarks: list[Remark] = []
     drafts: dict[str, _Draft] = {}
     for name in frame.columns:
         column, role = frame[name], roles.get(name, "feature")
@@ -70,7 +71,7 @@ def decide(
         cells = cells_of(column)
         others = _others(cells, options)
         if role == "name":
-            types[name] = _named(name, cells, others, options, remarks)
+            types[name] = decide_names(name, cells, others, options, remarks)
             continue
         # the decimal sign of a table is found in all its columns, then those that leave it open
         # are read
@@ -89,21 +90,8 @@ def decide(
             found = replace(_of_dtype(given, name, options), odd=found.odd)
         types[name] = found
     order = {name: i for i, name in enumerate(frame.columns)}
-    remarks.sort(key=lambda item: order[item[0]])
+    remarks.sort(key=lambda remark: order[remark.column])
     return Decision({name: types[name] for name in frame.columns}, joined(remarks))
-
-
-def joined(remarks: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """One sentence for all columns of which the same is to be said."""
-    columns: dict[str, list[str]] = {}
-    for name, remark in remarks:
-        columns.setdefault(remark, []).append(name)
-    out = []
-    for remark, names in columns.items():
-        shown = ", ".join(f"`{name}`" for name in names[:10])
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        out.append(f"{'Columns' if len(names) > 1 else 'Column'} {shown}{more}: {remark}")
-    return tuple(out)
 
 
 def _needs_reading(column: pd.Series) -> bool:
@@ -169,8 +157,8 @@ def _others(cells: Cells, options: ReadOptions) -> np.ndarray:
 
 def _codes(cells: Cells, others: np.ndarray, typed_text: bool) -> bool:
     """Whether whole numbers are codes: they have leading zeros, or a table keeps them as text."""
-    whole = np.array([_WHOLE.fullmatch(t) is not None for t in cells.texts], dtype=bool) & others
-    zero = np.array([_CODE.fullmatch(t) is not None for t in cells.texts], dtype=bool)
+    whole = np.array([WHOLE.fullmatch(t) is not None for t in cells.texts], dtype=bool) & others
+    zero = np.array([CODE.fullmatch(t) is not None for t in cells.texts], dtype=bool)
     total, n_whole = int(cells.counts[others].sum()), int(cells.counts[whole].sum())
     if total == 0 or n_whole < (1 - ODD_SHARE) * total:
         return False
@@ -200,14 +188,14 @@ def _of_text(
     role: Role,
     options: ReadOptions,
     sign: str | None,
-    remarks: list[tuple[str, str]],
+    remarks: list[Remark],
 ) -> ColumnType:
     cells, others = draft.cells, draft.others
     texts, counts = cells.texts[others], cells.counts[others]
     missing = options.missing
     if not len(texts):
         if any(t not in missing for t in cells.texts):
-            return _category(name, cells, others, role, options, remarks)
+            return decide_category(name, cells, others, role, options, remarks)
         return ColumnType("number", missing=missing)
     boolean = np.array([t.casefold() in ("true", "false") for t in texts], dtype=bool)
     if _nearly_all(boolean, counts):
@@ -226,7 +214,7 @@ def _of_text(
         odd = _odd(name, cells, others, dates.fits, options, remarks, "dates")
         return ColumnType("date", order=order, missing=missing, odd=odd)
     _near_miss(name, cells, others, draft.fit.fits, dates.fits, remarks)
-    return _category(name, cells, others, role, options, remarks)
+    return decide_category(name, cells, others, role, options, remarks)
 
 
 def _nearly_all(fits: np.ndarray, counts: np.ndarray) -> bool:
@@ -241,7 +229,7 @@ def _form(
     forms: tuple[NumberForm, ...],
     sign: str | None,
     options: ReadOptions,
-    remarks: list[tuple[str, str]],
+    remarks: list[Remark],
 ) -> NumberForm:
     form = next((f for f in forms if f.decimal == sign), forms[0])
     if len(forms) > 1 and not (form.decimal == "." and form.thousands == "" and sign != ","):
@@ -249,7 +237,7 @@ def _form(
         sample = next((t for t in texts if form.decimal in t or form.thousands in t), texts[0])
         value, instead = (float(read_numbers([sample], f)[0]) for f in (form, other))
         remarks.append(
-            (
+            Remark(
                 name,
                 f"`{sample}` could be {value:g} or {instead:g}; it is read as {value:g}, "
                 f"`--decimal {other.decimal}` reads the other.",
@@ -266,7 +254,7 @@ def _form(
     elif form.unit:
         said.append(f"the unit `{form.unit}`")
     if said:
-        remarks.append((name, f"numbers with {' and '.join(said)}, read as numbers."))
+        remarks.append(Remark(name, f"numbers with {' and '.join(said)}, read as numbers."))
     return form
 
 
@@ -275,7 +263,7 @@ def _order(
     texts: np.ndarray,
     orders: tuple[str, ...],
     options: ReadOptions,
-    remarks: list[tuple[str, str]],
+    remarks: list[Remark],
 ) -> str:
     if orders[0] == "iso":
         return "iso"
@@ -286,13 +274,15 @@ def _order(
     elif len(orders) > 1 and not by_points:
         other = next(o for o in orders if o != order)
         remarks.append(
-            (
+            Remark(
                 name,
                 f"dates such as `{texts[0]}` could have the day or the month first; they are read "
                 f"as {ORDER_WORDS[order]}, `--date-order {other}` reads the other.",
             )
         )
-    remarks.append((name, f"dates such as `{texts[0]}` ({ORDER_WORDS[order]}), read as dates."))
+    remarks.append(
+        Remark(name, f"dates such as `{texts[0]}` ({ORDER_WORDS[order]}), read as dates.")
+    )
     return order
 
 
@@ -302,7 +292,7 @@ def _odd(
     others: np.ndarray,
     fits: np.ndarray,
     options: ReadOptions,
-    remarks: list[tuple[str, str]],
+    remarks: list[Remark],
     what: str,
 ) -> tuple[str, ...]:
     """Texts that do not fit, which count as empty cells."""
@@ -315,11 +305,11 @@ def _odd(
     ]
     if found:
         remarks.append(
-            (
+            Remark(
                 name,
-                f"{listed(found)} among {what} count as empty cells. `--missing` says the same "
-                "without this remark; if they are values, give each row a number or put them in a "
-                "column of their own.",
+                f"{listed(found)} among {what} count as empty cells; `--missing` says so without "
+                "this remark. Where they are values, give them a column of their own.",
+                sum(count for _, count in found),
             )
         )
     return tuple(sorted(text for text, _ in found))
@@ -331,7 +321,7 @@ def _near_miss(
     others: np.ndarray,
     numbers: np.ndarray,
     dates: np.ndarray,
-    remarks: list[tuple[str, str]],
+    remarks: list[Remark],
 ) -> None:
     texts, counts = cells.texts[others], cells.counts[others]
     for fits, what in ((numbers, "numbers"), (dates, "dates")):
@@ -339,114 +329,10 @@ def _near_miss(
         if share >= 0.5:
             rest = [(t, int(c)) for t, c in zip(texts[~fits], counts[~fits], strict=True)]
             remarks.append(
-                (
+                Remark(
                     name,
                     f"{share:.0%} of the cells are {what}, but not {listed(rest)}; it is read as "
                     "text (categories). Name what is an empty cell with `--missing`.",
                 )
             )
             return
-
-
-def _named(
-    name: str,
-    cells: Cells,
-    others: np.ndarray,
-    options: ReadOptions,
-    remarks: list[tuple[str, str]],
-) -> ColumnType:
-    """Of a column of names: tasks, groups, splits."""
-    kept = np.array([t not in options.missing for t in cells.texts], dtype=bool)
-    _perhaps_missing(name, cells, kept & ~others, remarks)
-    return ColumnType(
-        "category", missing=options.missing, spelling=_spelling(name, cells, kept, remarks)
-    )
-
-
-def _category(
-    name: str,
-    cells: Cells,
-    others: np.ndarray,
-    role: Role,
-    options: ReadOptions,
-    remarks: list[tuple[str, str]],
-) -> ColumnType:
-    kept = np.array([t not in options.missing for t in cells.texts], dtype=bool)
-    marks = np.array([t.casefold() in MARKS for t in cells.texts], dtype=bool) & kept
-    words = kept & ~others & ~marks
-    odd: tuple[str, ...] = ()
-    worded = any(any(c.isalnum() for c in t) for t in cells.texts[kept & ~marks])  # not + and -
-    if marks.any() and worded and cells.counts[marks].sum() < 0.5 * cells.counts[kept].sum():
-        found = list(zip(cells.texts[marks], cells.counts[marks], strict=True))
-        odd = tuple(sorted(cells.texts[marks]))
-        kept &= ~marks
-        remarks.append((name, f"{listed(found)} count as empty cells, not as a value."))
-    else:
-        words |= marks
-    _perhaps_missing(name, cells, words, remarks)
-    spelling = _spelling(name, cells, kept, remarks)
-    if role == "target":
-        _stray_class(name, cells, kept, dict(spelling), remarks)
-    whole = [t for t in cells.texts[kept] if _CODE.fullmatch(t)]
-    if whole and all(_WHOLE.fullmatch(t) for t in cells.texts[kept]):
-        remarks.append((name, f"whole numbers with leading zeros (`{whole[0]}`), read as codes."))
-    return ColumnType("category", missing=options.missing, odd=odd, spelling=spelling)
-
-
-def _perhaps_missing(
-    name: str, cells: Cells, words: np.ndarray, remarks: list[tuple[str, str]]
-) -> None:
-    if words.any():
-        found = list(zip(cells.texts[words], cells.counts[words], strict=True))
-        first = min(found, key=lambda item: (-item[1], item[0]))[0]
-        remarks.append(
-            (
-                name,
-                f"{listed(found)} read as values among texts; `--missing {first}` makes them "
-                "empty cells.",
-            )
-        )
-
-
-def _stray_class(
-    name: str,
-    cells: Cells,
-    kept: np.ndarray,
-    spelling: Mapping[str, str],
-    remarks: list[tuple[str, str]],
-) -> None:
-    """A class with hardly a row beside others with many."""
-    counts = Counter[str]()
-    for text, count in zip(cells.texts[kept], cells.counts[kept], strict=True):
-        counts[spelling.get(text, text)] += int(count)
-    total = sum(counts.values())
-    rare = [(t, n) for t, n in counts.items() if n <= ODD_SHARE * total]
-    if rare and len(counts) - len(rare) >= 2 and len(rare) <= 3:
-        remarks.append(
-            (
-                name,
-                f"{listed(rare)} of {total} cells are classes of their own; `--missing "
-                f"{rare[0][0]}` leaves such rows out.",
-            )
-        )
-
-
-def _spelling(
-    name: str, cells: Cells, kept: np.ndarray, remarks: list[tuple[str, str]]
-) -> tuple[tuple[str, str], ...]:
-    """Texts that differ in their case alone are one: the most frequent."""
-    twins: dict[str, list[tuple[int, str]]] = {}
-    for text, count in zip(cells.texts[kept], cells.counts[kept], strict=True):
-        twins.setdefault(text.casefold(), []).append((-int(count), text))
-    out, shown = [], []
-    for found in twins.values():
-        if len(found) > 1:
-            ordered = [text for _, text in sorted(found)]
-            out += [(text, ordered[0]) for text in ordered[1:]]
-            shown.append(" and ".join(f"`{text}`" for text in ordered))
-    if cells.trimmed:
-        remarks.append((name, f"blanks at the ends of {cells.trimmed} cells left out."))
-    if shown:
-        more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-        remarks.append((name, f"{'; '.join(shown[:3])}{more} differ in case alone and are one."))
-    return tuple(out)

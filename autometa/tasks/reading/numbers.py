@@ -15,6 +15,9 @@ import pandas as pd
 PLAIN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 """What every program writes; no grouping, a point, maybe an exponent."""
 
+_SAMPLE = 200
+"""Texts that are looked at before all are: where most are no numbers, nothing else is tried."""
+
 _CURRENCY = r"(?:[A-Z]{0,2}[$€£¥₹₽₩₺]|[A-Z]{3}(?=\s))"
 _UNIT = r"[%‰°µ$€£¥₹₽₩₺²³/A-Za-zÀ-ÿ]{1,12}"
 _CELL = re.compile(
@@ -75,6 +78,9 @@ def fit_forms(texts: np.ndarray, counts: np.ndarray, decimal: str | None = None)
     plain = plain_numbers(texts)
     if plain.all() and decimal != ",":
         return _with_points(texts, plain)
+    some = [_split(text, bool(p)) for text, p in zip(texts[:_SAMPLE], plain, strict=False)]
+    if sum(cell is None for cell in some) > 0.5 * len(some):
+        return Fit((), np.zeros(len(texts), dtype=bool))
     cells = [_split(text, bool(is_plain)) for text, is_plain in zip(texts, plain, strict=True)]
     units = Counter[str]()
     for cell, count in zip(cells, counts, strict=True):

@@ -371,7 +371,7 @@ def _read_as(
     remarks: list[Remark],
 ) -> np.ndarray:
     found = conform(series, column.name, column.reading, options)
-    remarks += [Remark(column.name, text) for text in found.remarks]
+    remarks += found.remarks
     return read_column(found.column, column.name)[1]
 
 

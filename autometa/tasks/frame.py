@@ -267,7 +267,9 @@ def _like(
             kind = replace(kind, levels=tuple(sorted(known)))
         found = conform(test[name], name, kind)
         columns[name] = found.column
-        remarks += [Remark(name, f"in the test table {text}") for text in found.remarks]
+        remarks += [
+            remark._replace(text=f"in the test table {remark.text}") for remark in found.remarks
+        ]
     return pd.DataFrame(columns), joined(remarks)
 
 

@@ -19,7 +19,6 @@ from autometa.tasks.labels import Labels, read_labels
 from autometa.tasks.reading import (
     ColumnType,
     ReadOptions,
-    Remark,
     Table,
     as_text,
     conform,
@@ -181,7 +180,7 @@ def _labels(
         )
         kind = types[name]
     found = conform(column, name, kind, options)
-    return found.column, (*remarks, *joined([Remark(name, text) for text in found.remarks]))
+    return found.column, (*remarks, *joined(found.remarks))
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from autometa.tasks.reading.cells import MARKS, WORDS, Cells, cells_of, is_text,
 from autometa.tasks.reading.dates import ORDER_WORDS, read_dates
 from autometa.tasks.reading.naming import match_names
 from autometa.tasks.reading.numbers import NumberForm, has_unit, number_of, read_numbers
+from autometa.tasks.reading.remarks import Remark
 from autometa.tasks.reading.types import ColumnType, ReadOptions
 
 
@@ -25,7 +26,7 @@ class Conformed(NamedTuple):
     """
 
     column: pd.Series
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 def conform(
@@ -42,7 +43,7 @@ def conform(
     column = column.reset_index(drop=True)
     options = options or ReadOptions()
     if kind.kind == "category":
-        return _category(column, kind, options)
+        return _category(column, name, kind, options)
     if column.dtype == object or is_text(column) or isinstance(column.dtype, pd.CategoricalDtype):
         return _from_text(cells_of(column), name, kind, options)
     if kind.kind == "date":
@@ -62,7 +63,7 @@ def conform(
     return Conformed(_without_missing(_floats(column), (*kind.missing, *options.missing)))
 
 
-def _category(column: pd.Series, kind: ColumnType, options: ReadOptions) -> Conformed:
+def _category(column: pd.Series, name: str, kind: ColumnType, options: ReadOptions) -> Conformed:
     cells = cells_of(column)
     empty = {*kind.missing, *options.missing, *kind.odd}
     spelling = dict(kind.spelling)
@@ -84,9 +85,10 @@ def _category(column: pd.Series, kind: ColumnType, options: ReadOptions) -> Conf
             ]
         if unknown:
             total = sum(count for _, count in unknown)
-            remarks.append(
+            text = (
                 f"{total} of {len(column)} values were never seen in training: {listed(unknown)}."
             )
+            remarks.append(Remark(name, text))
     values = np.empty(len(texts) + 1, dtype=object)
     values[:-1] = texts
     out = values[cells.codes]  # −1 is the last, None
@@ -104,7 +106,7 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
         [t in missing or t in kind.odd or t.casefold() in words for t in cells.texts], dtype=bool
     )
     texts = cells.texts[~skip]
-    remarks: list[str] = []
+    remarks: list[Remark] = []
     if kind.kind == "date":
         values = read_dates(texts, options.date_order or kind.order)
         bad = np.isnat(values)
@@ -114,7 +116,7 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
         values = np.array([by.get(t.casefold(), np.nan) for t in texts], dtype=np.float64)
         bad, filler = np.isnan(values), np.nan
     else:
-        values = _numbers(texts, kind, options, remarks)
+        values = _numbers(name, texts, kind, options, remarks)
         bad, filler = np.isnan(values), np.nan
     if bad.any():
         _refuse_or_remark(name, kind, cells, skip, bad, remarks)
@@ -130,31 +132,42 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
 
 
 def _numbers(
-    texts: np.ndarray, kind: ColumnType, options: ReadOptions, remarks: list[str]
+    name: str, texts: np.ndarray, kind: ColumnType, options: ReadOptions, remarks: list[Remark]
 ) -> np.ndarray:
-    """float64 [text], NaN for what is no number of the stored form, nor a plain one throughout."""
+    """float64 [text], NaN for what is no number.
+
+    The form is the stored one, with the decimal sign that the user names for this file. Where it
+    does not read all, the stored one or plain numbers are taken if they do.
+    """
     truth = {"true": 1.0, "false": 0.0}
     if len(texts) and all(text.casefold() in truth for text in texts):
         return np.array([truth[text.casefold()] for text in texts])
-    form = NumberForm(kind.decimal, kind.thousands, kind.unit)
-    if options.decimal is not None and options.decimal != form.decimal:
-        thousands = "" if form.thousands == options.decimal else form.thousands
-        form = NumberForm(options.decimal, thousands, form.unit)
+    stored = NumberForm(kind.decimal, kind.thousands, kind.unit)
+    form = stored
+    if options.decimal is not None and options.decimal != stored.decimal:
+        thousands = "" if stored.thousands == options.decimal else stored.thousands
+        form = NumberForm(options.decimal, thousands, stored.unit)
     values = read_numbers(texts, form)
-    bad = np.isnan(values)
-    plain = NumberForm(unit=form.unit)
-    if bad.any() and options.decimal is None and form != plain:
-        instead = read_numbers(texts, plain)
-        if not np.isnan(instead).any():
-            remarks.append("numbers with points, where training had another form; read as such.")
-            values = instead
-    if form.unit and len(texts) and not any(has_unit(t) for t in texts):
-        remarks.append(f"numbers without `{form.unit}`, which training had; read as they are.")
+    for other in (stored, NumberForm(unit=stored.unit)):
+        if np.isnan(values).any() and other != form:
+            instead = read_numbers(texts, other)
+            if not np.isnan(instead).any():
+                text = f"numbers with `{other.decimal}`, not `{form.decimal}`; read as such."
+                remarks.append(Remark(name, text))
+                values = instead
+    if kind.unit and len(texts) and not any(has_unit(t) for t in texts):
+        text = f"numbers without `{kind.unit}`, which training had; read as they are."
+        remarks.append(Remark(name, text))
     return values
 
 
 def _refuse_or_remark(
-    name: str, kind: ColumnType, cells: Cells, skip: np.ndarray, bad: np.ndarray, remarks: list[str]
+    name: str,
+    kind: ColumnType,
+    cells: Cells,
+    skip: np.ndarray,
+    bad: np.ndarray,
+    remarks: list[Remark],
 ) -> None:
     found = list(zip(cells.texts[~skip][bad], cells.counts[~skip][bad], strict=True))
     wanted = {"number": "numbers", "boolean": "true or false", "date": "dates"}[kind.kind]
@@ -167,7 +180,8 @@ def _refuse_or_remark(
             f"Column `{name}` should hold {wanted}{how}, as in training. Found text such as "
             f"`{found[0][0]}`.{hint}"
         )
-    remarks.append(f"{listed(found)} among {wanted} count as empty cells.")
+    text = f"{listed(found)} among {wanted} count as empty cells."
+    remarks.append(Remark(name, text, sum(int(count) for _, count in found)))
 
 
 def _floats(column: pd.Series) -> pd.Series:

@@ -76,7 +76,7 @@ def decide(
         # the decimal sign of a table is found in all its columns, then those that leave it open
         # are read
         codes = _codes(cells, others, typed and is_text(column))
-        nothing = Fit((), np.zeros(len(others), dtype=bool))
+        nothing = Fit((), np.zeros(int(others.sum()), dtype=bool))
         fit = nothing if codes else fit_forms(
             cells.texts[others], cells.counts[others], options.decimal
         )  # fmt: skip

@@ -125,15 +125,14 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         name = column.get("field_name") or column.get("name")
         if column.get("pandas_type") == "categorical" and name in frame.columns:
             frame[name] = frame[name].astype("category")
-    if not isinstance(frame.index, pd.RangeIndex) and frame.index.names[0] is not None:
-        frame = frame.reset_index()
     return frame
 
 
 def _read_excel(file: Path) -> Table:
     try:
-        book = pd.ExcelFile(file, engine="openpyxl")
-        frame = book.parse(0, dtype=object, keep_default_na=False, na_values=[""])
+        with file.open("rb") as stream, pd.ExcelFile(stream, engine="openpyxl") as book:
+            sheets = [str(name) for name in book.sheet_names]
+            frame = pd.read_excel(book, dtype=object, keep_default_na=False, na_values=[""])
     except ImportError:
         raise DataError(
             f"File `{file}` is an Excel table, which takes the package openpyxl: "
@@ -144,10 +143,9 @@ def _read_excel(file: Path) -> Table:
     names = [str(name).strip() for name in frame.columns]
     check_names(names, file)
     remarks = []
-    if len(book.sheet_names) > 1:
+    if len(sheets) > 1:
         remarks.append(
-            f"`{file.name}` has {len(book.sheet_names)} sheets; the first, "
-            f"`{book.sheet_names[0]}`, is read."
+            f"`{file.name}` has {len(sheets)} sheets; the first, `{sheets[0]}`, is read."
         )
     frame = frame.set_axis(names, axis=1).infer_objects()
     return Table(_without_counter(frame, remarks), remarks=tuple(remarks))

@@ -63,21 +63,21 @@ def body_of(text: str, options: ReadOptions, remarks: list[str]) -> tuple[str, s
         text = text[first.end() :]
     lines = text.split("\n", _SAMPLE)
     skipped = comments = 0
-    while skipped < len(lines) - 1 and not lines[skipped].strip(" ,;|\t\"'"):
+    while skipped < len(lines) - 1 and not lines[skipped].strip(" ,;|\t\"'\r"):
         skipped += 1
     start = skipped
     while start < len(lines) - 1 and (lines[start].startswith("#") or not lines[start].strip()):
         start += 1
         comments += 1
-    if comments and _names_after_hash(lines[start - 1], lines[start]):
-        start -= 1
-        comments -= 1
+    named = comments > 0 and _names_after_hash(lines[start - 1], lines[start])
+    if named:
+        start, comments = start - 1, comments - 1
         lines[start] = lines[start].lstrip("# ")
+    if start or named:
+        text = "\n".join(lines[start:])
     if comments:
         remarks.append(f"{_lines(comments)} of comments before the names left out.")
-        text = "\n".join(line for line in "\n".join(lines[start:]).split("\n") if line[:1] != "#")
-    elif start:
-        text = "\n".join(lines[start:])
+        text = "\n".join(line for line in text.split("\n") if line[:1] != "#")
     return text, separator
 
 

@@ -64,7 +64,7 @@ class _Cell(NamedTuple):
 
 def plain_numbers(texts: np.ndarray) -> np.ndarray:
     """bool [texts]: those that are plain numbers."""
-    return pd.Series(texts, dtype="str").str.fullmatch(PLAIN).to_numpy(dtype=bool)
+    return _matching(texts, PLAIN)
 
 
 def fit_forms(texts: np.ndarray, counts: np.ndarray, decimal: str | None = None) -> Fit:
@@ -123,10 +123,17 @@ def read_numbers(texts: Sequence[str] | np.ndarray, form: NumberForm) -> np.ndar
 
     A number without the unit is read too; `has_unit` tells them apart.
     """
-    body = _body(form.decimal, form.thousands)
+    texts = np.asarray(texts, dtype=object)
     out = np.full(len(texts), np.nan)
-    for i, text in enumerate(texts):
-        cell = _split(text, False)
+    # most texts need no taking apart; Python's `float` rounds right, which pandas' parser does not
+    simple = _matching(texts, PLAIN.replace(r"\.", re.escape(form.decimal)))
+    read = texts[simple]
+    if form.decimal == ",":
+        read = np.array([text.replace(",", ".") for text in read], dtype=object)
+    out[simple] = read.astype(np.float64)
+    body = _body(form.decimal, form.thousands)
+    for i in np.flatnonzero(~simple):
+        cell = _split(texts[i], False)
         if cell is None or cell.unit not in ("", form.unit) or not body.fullmatch(_digits(cell)):
             continue
         digits = cell.body
@@ -145,6 +152,10 @@ def has_unit(text: str) -> bool:
 def number_of(text: str) -> float | None:
     """A plain number, or None."""
     return float(text) if re.fullmatch(PLAIN, text) else None
+
+
+def _matching(texts: np.ndarray, pattern: str) -> np.ndarray:
+    return pd.Series(texts, dtype="str").str.fullmatch(pattern).to_numpy(dtype=bool)
 
 
 def _with_points(texts: np.ndarray, plain: np.ndarray) -> Fit:

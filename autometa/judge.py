@@ -76,6 +76,11 @@ class Judge:
         for one in sorted(judged, key=lambda one: one.rank, reverse=True):
             finalists.setdefault(one.method, []).append(one)
         notes = [*_left_out(found, judged), *_notes(finalists, trials, before)]
+        if trained.left_out:
+            notes.append(
+                f"the time was up before {trained.left_out} of {len(entrants)} finalists were "
+                "trained again, so the luck of tuning is known less well"
+            )
         test = contest.compare(finalists, trials, finals, notes)
         budget = _budget(self._settings.max_steps, finalists, trained)
         test |= {

@@ -112,7 +112,9 @@ def search(
         study_name: made from the suite's name if not given.
         storage: any Optuna storage URL; a journal in the home folder if not given.
         n_trials: trials in all, those of an earlier run of this study included.
-        timeout: seconds after which no trial and no diagnosis is started; the judgement is.
+        timeout: seconds for everything: after half of them no trial and no diagnosis is started.
+            The judgement has what is left and does less where that is short: fewer finalists, no
+            longer training. The best trial of each arm is always judged, and the model trained.
         max_steps: optimizer steps of a trial that is never stopped early; by the suite if None, at
             least 2,000 but in episodes.
         max_epochs: the same in passes over the training rows, in place of `max_steps`.

@@ -58,7 +58,8 @@ def search(
         typer.Option(
             callback=options.at_least(0),
             metavar="SECONDS",
-            help="Start no new trial and no diagnosis after this time; what ran is judged.",
+            help="For everything: half of it for trials and diagnosis, the rest for judging what "
+            "ran, with fewer finalists and no longer training where it is short.",
             rich_help_panel=_SEARCH,
         ),
     ] = None,

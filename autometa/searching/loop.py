@@ -26,6 +26,7 @@ from autometa.searching.packing import MAX_BUNDLE, Shapes, ask_ahead, fullest
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import PREDICTS, bracket, correlation, decide, rungs
 from autometa.searching.settings import (
+    TRIALS_SHARE,
     SearchSettings,
     arm_of,
     independent_trials,
@@ -467,9 +468,14 @@ class SearchLoop:
             self._best = (value, number, arm)
 
     def is_late(self) -> bool:
-        """Whether the time-out has passed."""
+        """Whether the trials' part of the time-out has passed; the judgement has the rest."""
         limit = self._settings.timeout
-        return limit is not None and time.monotonic() - self._started > limit
+        return limit is not None and self.left() < (1 - TRIALS_SHARE) * limit
+
+    def left(self) -> float:
+        """Seconds until the time-out; infinity without one."""
+        limit = self._settings.timeout
+        return math.inf if limit is None else limit - (time.monotonic() - self._started)
 
     def _announce(self, message: str | None = None) -> None:
         done = sum(self._states.values())

@@ -43,6 +43,7 @@ class Parts(NamedTuple):
     target: str | None
     task_column: str | None
     group: Tensor | None
+    drawn: bool
 
 
 def build(
@@ -98,6 +99,7 @@ def build(
         target=None if number is None else columns[0].name,
         task_column=task_column,
         group=None if plan.groups is None else _numbered(plan.groups),
+        drawn=plan.draws_validation,
     )
 
 

@@ -46,6 +46,14 @@ class SplitPlan:
     groups: np.ndarray | None = None
     is_test: np.ndarray | None = None
 
+    @property
+    def draws_validation(self) -> bool:
+        """Whether validation rows are drawn, not marked by the user."""
+        if self.own is None:
+            return True
+        marked = self.own if self.is_test is None else self.own[~self.is_test]
+        return not (_own_splits(marked) == VAL).any()
+
     def take(self, rows: np.ndarray) -> SplitPlan:
         """The plan of these rows only (a bool mask)."""
         own, groups, is_test = (
@@ -136,15 +144,15 @@ def _assign(
     if group_task is not None:
         for number in range(n_tasks):
             rows = np.flatnonzero(group_task == number)
-            stratum = _stratum(mine[0], rows)
+            own = stratum(mine[0], rows)
             is_class = mine[0].kind != "regression"
-            out[rows] = _systematic(stratum, fractions, rng, is_class)
+            out[rows] = _systematic(own, fractions, rng, is_class)
             _lend_rows(out, rows, fractions)
     elif len(mine) == 1:
         is_class = mine[0].kind != "regression"
-        out[:] = _systematic(_stratum(mine[0], np.arange(n)), fractions, rng, is_class)
+        out[:] = _systematic(stratum(mine[0], np.arange(n)), fractions, rng, is_class)
     else:
-        out[:] = _iterative(_label_matrix(mine), fractions, rng)
+        out[:] = iterative(label_matrix(mine), fractions, rng)
     if group_task is None:
         for target in mine:
             _lend_rows(out, np.flatnonzero(target.labelled), fractions)
@@ -152,16 +160,16 @@ def _assign(
 
 
 def _systematic(
-    stratum: np.ndarray, fractions: tuple[float, ...], rng: np.random.Generator, is_class: bool
+    strata: np.ndarray, fractions: tuple[float, ...], rng: np.random.Generator, is_class: bool
 ) -> np.ndarray:
     """Sort rows by stratum (shuffled within) and hand them out by the largest deficit.
 
     Neighbours in the sorted order go to different splits, so every stratum and the whole follow
     the fractions to within a row. The first row of a class goes to training.
     """
-    order = rng.permutation(len(stratum))
-    order = order[np.argsort(stratum[order], kind="stable")]
-    out = np.empty(len(stratum), dtype=np.int8)
+    order = rng.permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    out = np.empty(len(strata), dtype=np.int8)
     owed = [0.0, 0.0, 0.0]
     f0, f1, f2 = fractions
     last = None
@@ -169,7 +177,7 @@ def _systematic(
         owed[0] += f0
         owed[1] += f1
         owed[2] += f2
-        key = stratum[row]
+        key = strata[row]
         choice = TRAIN if is_class and key != last else owed.index(max(owed))
         last = key
         owed[choice] -= 1.0
@@ -177,7 +185,7 @@ def _systematic(
     return out
 
 
-def _stratum(target: Target, rows: np.ndarray) -> np.ndarray:
+def stratum(target: Target, rows: np.ndarray) -> np.ndarray:
     """int [rows]: the class, or the quantile bin of a regression target."""
     values = target.values[rows]
     if target.kind != "regression":
@@ -187,7 +195,7 @@ def _stratum(target: Target, rows: np.ndarray) -> np.ndarray:
     return rank * bins // max(1, len(values))
 
 
-def _label_matrix(targets: Sequence[Target]) -> np.ndarray:
+def label_matrix(targets: Sequence[Target]) -> np.ndarray:
     """Bool [rows, labels]: each class of each target, the top fifth of a number, "is labelled"."""
     labels = []
     for target in targets:
@@ -201,7 +209,7 @@ def _label_matrix(targets: Sequence[Target]) -> np.ndarray:
     return np.stack(labels, axis=1)
 
 
-def _iterative(
+def iterative(
     labels: np.ndarray, fractions: tuple[float, ...], rng: np.random.Generator
 ) -> np.ndarray:
     """Iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011), rarest label first.
@@ -257,7 +265,7 @@ def _by_group(
             f"The group column should have at least {len(needed)} groups to be split. "
             f"Found {len(size)}."
         )
-    labels = _label_matrix(targets) if task is None else np.eye(n_tasks, dtype=bool)[task]
+    labels = label_matrix(targets) if task is None else np.eye(n_tasks, dtype=bool)[task]
     labels = np.concatenate([labels, np.ones((len(group), 1), dtype=bool)], axis=1)
     per_group = np.zeros((len(size), labels.shape[1]))
     np.add.at(per_group, group, labels)  # rows of each label in each group

@@ -50,6 +50,18 @@ class Rows(NamedTuple):
     index: Int64[Tensor, " row"]  # type: ignore[assignment]  # hides tuple.index, not used
     group: Int64[Tensor, " row"] | None = None
 
+    def take(self, index: Tensor) -> Rows:
+        """Some of the rows, by their numbers or a mask."""
+        x, y, mask, task, own, group = self
+        return Rows(
+            x[index],
+            y[index],
+            mask[index],
+            None if task is None else task[index],
+            own[index],
+            None if group is None else group[index],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class TaskSuite:
@@ -71,6 +83,8 @@ class TaskSuite:
         fingerprint: hex digest of raw data, tasks and splits; kept by `without_test` and `merged`.
         target, task_column: names of the target and task columns of a grouped suite.
         group: number of the group of rows that the split kept together, [N]; None without groups.
+        drawn: whether the validation rows were drawn from those that are not for test, so that
+            others may take their place; not where the user chose them.
     """
 
     name: str
@@ -87,6 +101,7 @@ class TaskSuite:
     target: str | None = None
     task_column: str | None = None
     group: Int64[Tensor, " row"] | None = None
+    drawn: bool = False
     _test: Rows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -294,6 +309,7 @@ class TaskSuite:
             "format": _FORMAT,
             **{k: v for k, v in self.describe().items() if k not in ("rows", "features")},
             "encoder": None if self.encoder is None else self.encoder.to_json(),
+            "drawn": self.drawn,
             "has_test": self._test is not None,
         }
         (path / "suite.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -330,6 +346,7 @@ class TaskSuite:
                 target=facts["target"],
                 task_column=facts["task_column"],
                 group=tensors.get("group"),
+                drawn=facts.get("drawn", False),
                 _test=None if test is None else _rows(test),
             )
         except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as exc:

@@ -25,10 +25,15 @@ from autometa.trial import TrialConfig
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a configuration and the seed of its initialisation, order and noise."""
+    """One training run: a configuration and the seed of its initialisation, order and noise.
+
+    `fold`: of the training and validation rows, those it is validated on; it is trained on all
+    others. None: the suite's own split.
+    """
 
     config: TrialConfig
     seed: int
+    fold: int | None = None
 
 
 class Layout:

@@ -25,6 +25,7 @@ from autometa.ensembles import combine
 from autometa.finals import Entrant, Finalist, Finals
 from autometa.metrics import evaluate
 from autometa.model import Model, PeerModel, calibrate
+from autometa.model.storing import NETWORK
 from autometa.searching.executors import Script
 from autometa.searching.peer_script import peer_script
 from autometa.searching.settings import FINAL_SEEDS, SearchSettings
@@ -87,12 +88,16 @@ class Contest(ABC):
 
     @abstractmethod
     def deliver(
-        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+        self,
+        name: str,
+        finalists: Mapping[str, Sequence[Finalist]],
+        finals: Finals,
+        facts: Facts,
     ) -> Script[Path]:
         """Train the method again on all but the test rows and write its model.
 
         Args:
-            finalist: of a network.
+            finalists: as in `compare`.
         """
 
 
@@ -184,30 +189,49 @@ class RowContest(Contest):
             seed=self._settings.seed,
             deliver=self._settings.deliver,
         )
-        return {**found, "left_out": left_out}
+        folds = 0 if self._fold is None else FINAL_SEEDS
+        rows = {"rows": len(self._val.x), "folds": folds}
+        return {**found, "left_out": left_out, "validation": rows}
 
     def deliver(
-        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+        self,
+        name: str,
+        finalists: Mapping[str, Sequence[Finalist]],
+        finals: Finals,
+        facts: Facts,
     ) -> Script[Path]:
+        """A peer's model has in its folder, under `NETWORK`, that of the best way to share, for
+        those who want to go on from its parameters."""
         finals.say("The recommended model is trained on training and validation rows.")
+        if name in finalists:
+            model = yield from self._network(finalists[name][0], finals, facts)
+            return model.save(finals.place())
+        path = self._peer_model(name, finals, facts).save(finals.place())
+        arm = "sharing" if "sharing" in finalists else next(iter(finalists))
+        winner = finalists[arm][0]
+        own = {**facts, "method": arm, "arm": arm, "trial": winner.number, "test_score": None}
+        model = yield from self._network(winner, finals, {**own, "validation_score": winner.value})
+        model.save(path / NETWORK)
+        return path
+
+    def _peer_model(self, name: str, finals: Finals, facts: Facts) -> PeerModel:
         merged = self.suite.merged()
-        if finalist is None:
-            (peer,) = (peer for peer in self._peers if peer["name"] == name)
-            members = np.load(peer["validation"])[None]
-            fitted = read_peer(Path(peer["path"]))
-            if self._fold is None:  # with folds it is fitted on all these rows already
-                fitted = PEERS[name].fit(merged, peer["setting"], seed=self._settings.seed)
-            facts = {**facts, "study": finals.study, "setting": peer["setting"]}
-            return PeerModel.of(merged, fitted, facts, self._calibration(members)).save(
-                finals.place()
-            )
+        (peer,) = (peer for peer in self._peers if peer["name"] == name)
+        members = np.load(peer["validation"])[None]
+        fitted = read_peer(Path(peer["path"]))
+        if self._fold is None:  # with folds it is fitted on all these rows already
+            fitted = PEERS[name].fit(merged, peer["setting"], seed=self._settings.seed)
+        facts = {**facts, "study": finals.study, "setting": peer["setting"]}
+        return PeerModel.of(merged, fitted, facts, self._calibration(members))
+
+    def _network(self, finalist: Finalist, finals: Finals, facts: Facts) -> Script[Model]:
+        merged = self.suite.merged()
         members = self._on_validation(finalist)[: self.members]
         if self._fold is not None and self.members == len(finalist.state):
             state, facts = finalist.state, finals.facts_of(finalist, facts)
         else:
             state, facts = yield from finals.refit(merged, finalist, self.members, facts)
-        model = Model.of(merged, finalist.config, state, facts, self._calibration(members))
-        return model.save(finals.place())
+        return Model.of(merged, finalist.config, state, facts, self._calibration(members))
 
     def _words(self, arm: str, winner: Finalist, trials: Sequence[FrozenTrial]) -> str:
         if arm == "independent":

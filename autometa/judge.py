@@ -92,7 +92,6 @@ class Judge:
             test["verdict"] = f"{test['verdict']} {_held_at(budget)}"
         test = self._judge_bound(test, trials, finalists, reference)
         name = test["delivered"]["method"]
-        chosen = finalists.get(name, [None])[0]
         row = next(row for row in test["methods"] if row["name"] == name)
         facts = {
             "suite": contest.suite.name,
@@ -104,7 +103,7 @@ class Judge:
             "test_score": row["score"],
             "verdict": test["verdict"],
         }
-        model = yield from contest.deliver(name, chosen, finals, facts)
+        model = yield from contest.deliver(name, finalists, finals, facts)
         winners = {arm: finalists[arm][0] for arm in ARMS if arm in finalists}
         flat = tuple(one for some in finalists.values() for one in some)
         return Judgement(winners, flat, test, model)

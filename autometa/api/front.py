@@ -212,6 +212,8 @@ def search(
     def tell(message: str) -> None:
         notify(Progress("search", 0, n_trials, message=message))
 
+    for note in () if isinstance(loaded, EpisodicSuite) else loaded.notes:
+        tell(note)
     wanted = wanted_prior(prior, settings, place, earlier, episodic=facts is not None, tell=tell)
     bound = choose_space(space, loaded, name, earlier, settings, notify)
     start = choose_start(init_from, loaded, bound, place, name, earlier)

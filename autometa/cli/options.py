@@ -80,8 +80,13 @@ def suite_options(
     metric: list[str] | None,
     split_column: str | None,
     group_column: str | None,
+    time_column: str | None,
     test: Path | None,
     drop: str | None,
+    keep: list[str] | None,
+    unusable: str | None,
+    target_scale: str | None,
+    task_scale: str | None,
 ) -> dict[str, Any]:
     """The options of a suite that were given, as keywords of `load_suite`."""
     chosen: dict[str, Any] = {
@@ -92,8 +97,13 @@ def suite_options(
         "metrics": _one_or_each(metric, "--metric"),
         "split_column": split_column,
         "group_column": group_column,
+        "time_column": time_column,
         "test": test,
         "drop": tuple(names(drop) or ()) or None,
+        "keep": tuple(keep or ()) or None,
+        "unusable": unusable,
+        "target_scale": target_scale,
+        "task_scale": task_scale,
     }
     return {key: value for key, value in chosen.items() if value is not None}
 
@@ -182,6 +192,52 @@ Test = Annotated[
 Drop = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Columns to leave out.", rich_help_panel=_SUITE),
+]
+
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Dates or numbers; the latest rows are the test rows, those before them validation.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="A feature that stays though it looks like a row number or an identifier; more than "
+        "once for several.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Unusable = Annotated[
+    str | None,
+    typer.Option(
+        metavar="drop|error",
+        help="What becomes of tasks with one class, or too few rows. Default: they are left out "
+        "where two others remain.",
+        rich_help_panel=_SUITE,
+    ),
+]
+TargetScale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="standard|robust",
+        help="robust standardises numbers by median and interquartile range, and lets values far "
+        "out count as 10 deviations.",
+        rich_help_panel=_SUITE,
+    ),
+]
+
+TaskScale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|shared|own",
+        help="Whether the tasks of --task-column are standardised together or each by itself. "
+        "Default: by themselves where they have no unit in common.",
+        rich_help_panel=_SUITE,
+    ),
 ]
 
 # --- episodes ----------------------------------------------------------------------------------

@@ -28,8 +28,13 @@ def search(
     metric: options.Metric = None,
     split_column: options.SplitColumn = None,
     group_column: options.GroupColumn = None,
+    time_column: options.TimeColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
+    keep: options.Keep = None,
+    unusable: options.Unusable = None,
+    target_scale: options.TargetScale = None,
+    task_scale: options.TaskScale = None,
     episodic: options.Episodic = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
@@ -212,8 +217,13 @@ def search(
         metric=metric,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         test=test,
         drop=drop,
+        keep=keep,
+        unusable=unusable,
+        target_scale=target_scale,
+        task_scale=task_scale,
     )
     from autometa import api
 

@@ -13,11 +13,25 @@ from autometa.config import Config, parse, read_yaml
 from autometa.errors import DataError, nearest
 from autometa.tasks import catalog
 from autometa.tasks.npz import suite_from_npz
+from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS
 from autometa.tasks.suite import TaskSuite
 from autometa.tasks.tables import TABLE_SUFFIXES, read_table
+from autometa.tasks.usable import Unusable
 
 YAML_SUFFIXES = (".suite.yaml", ".suite.yml")
+
+
+#: options that an npz file cannot have, and what they are without being given
+_OF_TABLES = {
+    "test": None,
+    "drop": (),
+    "time_column": None,
+    "keep": (),
+    "unusable": "drop",
+    "target_scale": "standard",
+    "task_scale": "auto",
+}
 
 
 class SuiteConfig(Config):
@@ -37,8 +51,13 @@ class SuiteConfig(Config):
     metrics: str | dict[str | int, str] | None = None
     split_column: str | int | None = None
     group_column: str | int | None = None
+    time_column: str | int | None = None
     test: str | None = None
     drop: tuple[str | int, ...] = ()
+    keep: tuple[str | int, ...] = ()
+    unusable: Unusable = "drop"
+    target_scale: TargetScale = "standard"
+    task_scale: TaskScale = "auto"
     seed: int = Field(0, ge=0)
     fractions: tuple[float, float, float] = FRACTIONS
 
@@ -95,12 +114,10 @@ def load_suite(
 
 def _load_data(path: Path, options: dict[str, Any]) -> TaskSuite:
     if path.suffix.lower() == ".npz":
-        for key in ("test", "drop"):
-            if options.get(key):
+        for key, default in _OF_TABLES.items():
+            if options.get(key, default) not in (default, ()):
                 raise DataError(f"Parameter `{key}` is for tables; `{path}` is an npz file.")
-        return suite_from_npz(
-            path, **{k: v for k, v in options.items() if k not in ("test", "drop")}
-        )
+        return suite_from_npz(path, **{k: v for k, v in options.items() if k not in _OF_TABLES})
     return TaskSuite.from_frame(read_table(path), **options)
 
 

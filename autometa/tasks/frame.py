@@ -12,10 +12,13 @@ from torch import Tensor
 
 from autometa.errors import DataError, nearest
 from autometa.tasks.build import Parts, build
-from autometa.tasks.columns import as_text
+from autometa.tasks.columns import as_text, read_column
 from autometa.tasks.encoder import ImageInputs, TableInputs
+from autometa.tasks.identifiers import identifiers
+from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS, SplitPlan
 from autometa.tasks.tables import read_table
+from autometa.tasks.usable import Unusable
 
 
 def parts_from_frame(
@@ -29,8 +32,13 @@ def parts_from_frame(
     metrics: str | Mapping[str, str] | None = None,
     split_column: Any = None,
     group_column: Any = None,
+    time_column: Any = None,
     test: pd.DataFrame | str | os.PathLike[str] | None = None,
     drop: Sequence[Any] = (),
+    keep: Sequence[Any] = (),
+    unusable: Unusable = "drop",
+    target_scale: TargetScale = "standard",
+    task_scale: TaskScale = "auto",
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
 ) -> Parts:
@@ -38,6 +46,7 @@ def parts_from_frame(
     frame = _named(df, "table")
     wanted = _target_names(targets, target, task_column)
     dropped = [drop] if isinstance(drop, str) else [str(d) for d in drop]
+    kept = [keep] if isinstance(keep, str) else [str(k) for k in keep]
     roles = {
         **{f"targets[{i}]": column for i, column in enumerate(wanted)},
         **{f"drop[{i}]": column for i, column in enumerate(dropped)},
@@ -46,9 +55,11 @@ def parts_from_frame(
         "task_column": None if task_column is None else str(task_column),
         "split_column": None if split_column is None else str(split_column),
         "group_column": None if group_column is None else str(group_column),
+        "time_column": None if time_column is None else str(time_column),
     }
     roles |= {role: column for role, column in single.items() if column is not None}
     _check_roles(roles, frame)
+    _check_kept(kept, roles, frame)
     is_test = None
     if test is not None:
         other = read_table(test) if isinstance(test, (str, os.PathLike)) else test
@@ -59,15 +70,31 @@ def parts_from_frame(
         _same_tasks(frame[single["task_column"]], is_test, single["task_column"])
     # one column may say both the task and the group; neither it nor the split is a feature
     features = frame.drop(columns=list(dict.fromkeys(roles.values())))
+    counting = identifiers(features, kept)
+    notes = [
+        f"Column `{column}` is left out: it {why} and would tell their order "
+        f"(keep={column!r}, --keep {column} keeps it)."
+        for column, why in counting.items()
+    ]
+    inputs = TableInputs.read(features.drop(columns=list(counting)))
     plan = SplitPlan(
         seed=seed,
         fractions=tuple(fractions),
         own=_own_splits(frame, single["split_column"], is_test),
         groups=_groups(frame, single["group_column"]),
         is_test=is_test,
+        time=_times(frame, single["time_column"]),
     )
+    if plan.time is not None and (plan.own is not None or plan.groups is not None):
+        rival = "split_column" if plan.own is not None else "group_column"
+        raise DataError(
+            f"Parameter `time_column` should be left out with `{rival}`: both say which rows are "
+            f"for test. Found `time_column = {single['time_column']}`."
+        )
+    if plan.time is None and plan.own is None and plan.groups is None:
+        notes += _dated(inputs)
     return build(
-        TableInputs.read(features),
+        inputs,
         {column: frame[column] for column in wanted},
         plan,
         name=name,
@@ -75,6 +102,10 @@ def parts_from_frame(
         task_column=single["task_column"],
         kinds=kinds,
         metrics=metrics,
+        unusable=unusable,
+        target_scale=target_scale,
+        task_scale=task_scale,
+        notes=notes,
     )
 
 
@@ -90,6 +121,7 @@ def parts_from_arrays(
     splits: Sequence[Any] | np.ndarray | None = None,
     groups: Sequence[Any] | np.ndarray | None = None,
     name: str = "arrays",
+    task_scale: TaskScale = "auto",
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
 ) -> Parts:
@@ -136,6 +168,7 @@ def parts_from_arrays(
         task_column=None if task is None else task_column,
         kinds=kinds,
         metrics=metrics,
+        task_scale=task_scale,
     )
 
 
@@ -227,6 +260,44 @@ def _same_tasks(column: pd.Series, is_test: np.ndarray, name: str) -> None:
             f"The test table has task `{unknown[0]}` (column `{name}`), which the table does not "
             f"have.{nearest(unknown[0], known)}"
         )
+
+
+def _check_kept(kept: Sequence[str], roles: Mapping[str, str], frame: pd.DataFrame) -> None:
+    for column in kept:
+        if column not in frame.columns:
+            raise DataError(
+                f"Column `{column}` (keep) is not in the table.{nearest(column, frame.columns)}"
+            )
+        role = next((role for role, name in roles.items() if name == column), None)
+        if role is not None:
+            raise DataError(
+                f"Column `{column}` is given as `keep` and as `{role.split('[')[0]}`; keep one."
+            )
+
+
+def _times(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
+    """When each row was: dates in seconds, or numbers (a year) as they are."""
+    if column is None:
+        return None
+    kind, values = read_column(frame[column], column)
+    if kind == "category":
+        raise DataError(f"Time column `{column}` should hold dates or numbers. Found text.")
+    if np.isnan(values).any():
+        row = int(np.flatnonzero(np.isnan(values))[0])
+        raise DataError(f"Time column `{column}` is empty in row {row}; every row needs a time.")
+    return values
+
+
+def _dated(inputs: TableInputs) -> list[str]:
+    """A note where rows have dates and are split at random all the same."""
+    dates = [name for name, (kind, _) in inputs.columns.items() if kind == "datetime"]
+    if not dates:
+        return []
+    return [
+        f"Column `{dates[0]}` holds dates, and rows are split at random: scores then are those of "
+        "days between known ones. To be judged on later rows, split by time "
+        f"(time_column={dates[0]!r}, --time-column {dates[0]})."
+    ]
 
 
 def _own_splits(

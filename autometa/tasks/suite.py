@@ -25,8 +25,10 @@ from torch import Tensor
 from autometa.errors import DataError
 from autometa.tasks.encoder import Encoder, encoder_from_json
 from autometa.tasks.frame import parts_from_arrays, parts_from_frame
+from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS, SPLIT_NAMES, TEST, TRAIN, VAL
 from autometa.tasks.task import Task, task_numbers
+from autometa.tasks.usable import Unusable
 
 _FORMAT = 1
 
@@ -85,6 +87,7 @@ class TaskSuite:
         group: number of the group of rows that the split kept together, [N]; None without groups.
         drawn: whether the validation rows were drawn from those that are not for test, so that
             others may take their place; not where the user chose them.
+        notes: what was done to the table that its owner should know, one sentence each.
     """
 
     name: str
@@ -102,6 +105,7 @@ class TaskSuite:
     task_column: str | None = None
     group: Int64[Tensor, " row"] | None = None
     drawn: bool = False
+    notes: tuple[str, ...] = ()
     _test: Rows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -124,8 +128,13 @@ class TaskSuite:
         metrics: str | Mapping[str, str] | None = None,
         split_column: Any = None,
         group_column: Any = None,
+        time_column: Any = None,
         test: pd.DataFrame | str | os.PathLike[str] | None = None,
         drop: Sequence[Any] = (),
+        keep: Sequence[Any] = (),
+        unusable: Unusable = "drop",
+        target_scale: TargetScale = "standard",
+        task_scale: TaskScale = "auto",
         seed: int = 0,
         fractions: Sequence[float] = FRACTIONS,
     ) -> TaskSuite:
@@ -140,8 +149,18 @@ class TaskSuite:
             split_column: the user's own splits: `train`, `val` (`valid`, `validation`), `test`.
                 Without `val`, validation rows are taken from the training rows.
             group_column: rows of one group never fall into two splits.
+            time_column: dates or numbers; the latest rows are for test, those before them for
+                validation. It is no feature.
             test: a separate table that holds the test rows.
             drop: columns to ignore.
+            keep: columns that stay features though they only count or name the rows; others that
+                do are left out, with a note.
+            unusable: `drop`: tasks that cannot be learned or judged are left out, with a note,
+                where two or more remain; `error`: they are an error.
+            target_scale: how regression targets are standardised: `standard`, or `robust` by median
+                and interquartile range, where values beyond 10 such deviations count as 10.
+            task_scale: `own`: each task of a grouped suite has a mean and deviation of its own;
+                `shared`: one for all; `auto`: own where tasks have no unit in common.
             seed, fractions: of the random split (train, val, test).
 
         Raises:
@@ -149,8 +168,9 @@ class TaskSuite:
         """
         parts = parts_from_frame(
             df, targets=targets, target=target, task_column=task_column, name=name, kinds=kinds,
-            metrics=metrics, split_column=split_column, group_column=group_column, test=test,
-            drop=drop, seed=seed, fractions=fractions,
+            metrics=metrics, split_column=split_column, group_column=group_column,
+            time_column=time_column, test=test, drop=drop, keep=keep, unusable=unusable,
+            target_scale=target_scale, task_scale=task_scale, seed=seed, fractions=fractions,
         )  # fmt: skip
         return cls(**parts._asdict())
 
@@ -168,6 +188,7 @@ class TaskSuite:
         splits: Sequence[Any] | np.ndarray | None = None,
         groups: Sequence[Any] | np.ndarray | None = None,
         name: str = "arrays",
+        task_scale: TaskScale = "auto",
         seed: int = 0,
         fractions: Sequence[float] = FRACTIONS,
     ) -> TaskSuite:
@@ -180,13 +201,15 @@ class TaskSuite:
             task: the task of each row: makes the suite grouped, Y has one column then.
             splits: `train` / `val` / `test` or 0 / 1 / 2 for each row.
             groups: rows of one group never fall into two splits.
+            task_scale: as in `from_frame`.
 
         Raises:
             DataError: see `from_frame`.
         """
         parts = parts_from_arrays(
             X, Y, names=names, kinds=kinds, metrics=metrics, task=task, task_column=task_column,
-            splits=splits, groups=groups, name=name, seed=seed, fractions=fractions,
+            splits=splits, groups=groups, name=name, task_scale=task_scale,
+            seed=seed, fractions=fractions,
         )  # fmt: skip
         return cls(**parts._asdict())
 
@@ -310,6 +333,7 @@ class TaskSuite:
             **{k: v for k, v in self.describe().items() if k not in ("rows", "features")},
             "encoder": None if self.encoder is None else self.encoder.to_json(),
             "drawn": self.drawn,
+            "notes": list(self.notes),
             "has_test": self._test is not None,
         }
         (path / "suite.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -347,6 +371,7 @@ class TaskSuite:
                 task_column=facts["task_column"],
                 group=tensors.get("group"),
                 drawn=facts.get("drawn", False),
+                notes=tuple(facts.get("notes", ())),
                 _test=None if test is None else _rows(test),
             )
         except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as exc:

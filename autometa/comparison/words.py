@@ -96,6 +96,11 @@ def _sharing(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> s
         unlearned = sum(task["effect"] == "not learned" for task in out["tasks"])
         effects = f"; {out['helped']} of {len(out['tasks'])} tasks helped, {out['hurt']} hurt"
         effects += f", {unlearned} not learned by either" if unlearned else ""
+    if not out["learned"]:
+        return (
+            f"Whether sharing helps on {words.suite} cannot be told, because no network has learned "
+            f"anything: {both}, and predicting the mean or the most frequent class scores 0{effects}."
+        )
     helps, loses, neither = _QUESTION[out["layout"]]
     if out["outcome"] == "sharing":
         return f"{helps} on {words.suite}: {both}{effects}."

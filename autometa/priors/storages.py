@@ -75,7 +75,7 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
         )
     for name in odd:
         warn(f"Study `{name}` of `{shown}` does not maximise one value. It is left out.")
-    return sorted(records, key=lambda r: (r.facts.finished, r.name), reverse=True)
+    return sorted(records, key=lambda record: record.order, reverse=True)
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -45,6 +45,7 @@ from autometa.study.values import (
     proposed_by,
     rung_values,
     score_of,
+    utc,
     violation,
 )
 
@@ -77,6 +78,7 @@ __all__ = [
     "score_of",
     "storage_errors",
     "trial_rows",
+    "utc",
     "violation",
     "visible_trials",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import weakref
@@ -44,6 +45,7 @@ from autometa.study.values import (
     proposed_by,
     rung_values,
     score_of,
+    utc,
     violation,
 )
 
@@ -207,7 +209,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     one reported), `best_step` (the one it counts with), `default` (whether it is a default
     configuration of the space), `seconds`, `reason`, `tasks`, `seed`, `config`, `taken` (how
     much of its network started from an earlier model: `leaves`, `parameters`, `of`; None at
-    random), `started`, `finished`.
+    random), `started`, `finished` (ISO 8601 in UTC).
     """
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -239,11 +241,15 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
                 "seed": attrs.get("seed"),
                 "config": attrs.get("config"),
                 "taken": attrs.get("taken"),
-                "started": trial.datetime_start and trial.datetime_start.isoformat(),
-                "finished": trial.datetime_complete and trial.datetime_complete.isoformat(),
+                "started": _iso(trial.datetime_start),
+                "finished": _iso(trial.datetime_complete),
             }
         )
     return rows
+
+
+def _iso(moment: datetime.datetime | None) -> str | None:
+    return None if moment is None else utc(moment).isoformat(timespec="microseconds")
 
 
 def _is_feasible(trial: FrozenTrial) -> bool | None:

@@ -48,6 +48,7 @@ from autometa.api.results import (
     tracked,
 )
 from autometa.api.starting import choose_start
+from autometa.caller import leaves_no_trace
 from autometa.errors import UserError
 from autometa.home import HOME, Home, check_study_name, check_writable
 from autometa.searching.executors import Chain
@@ -62,6 +63,7 @@ from autometa.training.budget import check_length, full_length, with_batch_size
 Notify = Callable[[Progress], None]
 
 
+@leaves_no_trace
 def search(
     suite: TaskSuite | EpisodicSuite | str | Path,
     *,

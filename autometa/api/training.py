@@ -11,6 +11,7 @@ from autometa.api.episodic import asked_episodes, load_any
 from autometa.api.results import TrainResult
 from autometa.api.starting import start_of
 from autometa.api.validating import validated
+from autometa.caller import leaves_no_trace
 from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
 from autometa.home import HOME, Home, check_writable
@@ -25,6 +26,7 @@ from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 
 
+@leaves_no_trace
 def train(
     suite: TaskSuite | EpisodicSuite | str | Path,
     config: Mapping[str, Any] | str | Path,

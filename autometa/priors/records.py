@@ -111,10 +111,13 @@ class Record:
     Attributes:
         trials: those with parameters of their own, by number; the value is the score, higher is
             better, also in a study that minimised a cost beside it. User attribute `arm`.
+        left_out: how many others the study had whose parameters are not in their ranges (Optuna
+            takes those); 0 in a record that was read.
     """
 
     facts: Facts
     trials: tuple[FrozenTrial, ...]
+    left_out: int = 0
 
     @property
     def name(self) -> str:
@@ -134,6 +137,12 @@ class Record:
     def of_arm(self, arm: str) -> list[FrozenTrial]:
         """The trials of one arm: what is good for one says little of the other."""
         return [t for t in self.trials if t.user_attrs["arm"] == arm]
+
+    def odd_ones(self) -> str:
+        """What is told of those that were left out."""
+        n, of = self.left_out, self.left_out + len(self.trials)
+        have = "trial has parameters" if n == 1 else "trials have parameters"
+        return f"{n} of {of} {have} outside their ranges and {'is' if n == 1 else 'are'} left out."
 
     def counts(self) -> dict[str, int]:
         """State → trials."""
@@ -199,7 +208,8 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
     own = [t for t in own if t.params]
     distributions = widest(own)
     ended = max((t.datetime_complete for t in own if t.datetime_complete), default=None)
-    arms = [t.user_attrs.get("arm") for t in own]
+    fitting = [t for t in own if _is_inside(t, distributions)]
+    arms = [t.user_attrs.get("arm") for t in fitting]
     trials = [
         trial_of(
             number=t.number,
@@ -210,7 +220,7 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
             rungs={step: v for step, v in rung_values(t).items() if math.isfinite(v)},
             distributions=distributions,
         )
-        for t, arm in zip(own, arms, strict=True)
+        for t, arm in zip(fitting, arms, strict=True)
     ]
     return Record(
         Facts(
@@ -222,7 +232,19 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
             **facts,
         ),
         tuple(trials),
+        left_out=len(own) - len(fitting),
     )
+
+
+def _is_inside(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Whether every value is in its range: Optuna runs an enqueued trial whose values are not."""
+    try:
+        return all(
+            distributions[name]._contains(distributions[name].to_internal_repr(value))
+            for name, value in trial.params.items()
+        )
+    except (ValueError, TypeError, OverflowError):
+        return False
 
 
 def trial_of(

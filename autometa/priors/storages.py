@@ -51,7 +51,10 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
                 study = optuna.load_study(study_name=name, storage=storage)
                 up = found[name][0] == StudyDirection.MAXIMIZE
                 if up and (len(found[name]) == 1 or is_ours(study)):
-                    records.append(record_of_any(study, episodic))
+                    record = record_of_any(study, episodic)
+                    records.append(record)
+                    if record.left_out:
+                        warn(f"Of study `{name}` of `{shown}`: {record.odd_ones()}")
                 else:
                     odd.append(name)
     except StudyError as exc:

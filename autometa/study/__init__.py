@@ -14,6 +14,7 @@ at a time changes it, through a `StudyHandle`; anyone may read it at any time wi
 """
 
 from autometa.study.databases import hidden, storage_errors
+from autometa.study.given import GivenTrial, OutsideSpaceError
 from autometa.study.handle import SamplerFor, StudyHandle
 from autometa.study.journal import GroupedJournalBackend
 from autometa.study.samplers import (
@@ -58,7 +59,9 @@ __all__ = [
     "SAMPLERS",
     "SAMPLER_TRIALS",
     "WITH_OBJECTIVES",
+    "GivenTrial",
     "GroupedJournalBackend",
+    "OutsideSpaceError",
     "SamplerFor",
     "StudyHandle",
     "cost_of",

@@ -37,6 +37,10 @@ class StudyError(UserError):
     """A study does not exist, exists already, is in use, or belongs to other data."""
 
 
+class BrokenStudyError(StudyError):
+    """What is left of a study holds none: it can only be deleted, or begun anew."""
+
+
 class DeviceError(UserError):
     """A device was asked for that this machine does not have."""
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autometa.api.arguments import plain_arguments
 from autometa.api.closing import closing
 from autometa.api.episodic import (
     EPISODES,
@@ -64,6 +65,7 @@ Notify = Callable[[Progress], None]
 
 
 @leaves_no_trace
+@plain_arguments
 def search(
     suite: TaskSuite | EpisodicSuite | str | Path,
     *,

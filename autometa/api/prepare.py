@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from autometa.api.grouping import nested_groups
-from autometa.errors import StudyError, UserError
+from autometa.errors import BrokenStudyError, StudyError, UserError
 from autometa.home import Home
 from autometa.searching.executors import Executor, InlineExecutor
 from autometa.searching.loop import SearchSettings
@@ -110,7 +111,8 @@ def choose_name(
 def earlier_attrs(home: Home, name: str, storage: str | None, resume: bool) -> dict[str, Any]:
     """User attributes of the study to go on with; empty if it starts now."""
     if resume and name in list_studies(home, storage, create=True):
-        return dict(read_study(home, name, storage).user_attrs)
+        with suppress(BrokenStudyError):  # then it is begun anew
+            return dict(read_study(home, name, storage).user_attrs)
     return {}
 
 

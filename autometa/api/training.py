@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autometa.api.arguments import plain_arguments
 from autometa.api.episodic import asked_episodes, load_any
 from autometa.api.results import TrainResult
 from autometa.api.starting import start_of
@@ -27,6 +28,7 @@ from autometa.trial import TrialConfig
 
 
 @leaves_no_trace
+@plain_arguments
 def train(
     suite: TaskSuite | EpisodicSuite | str | Path,
     config: Mapping[str, Any] | str | Path,

@@ -23,7 +23,7 @@ from autometa.cli.output import (
     size,
     table,
 )
-from autometa.errors import InfrastructureError, StudyError, UserError
+from autometa.errors import BrokenStudyError, InfrastructureError, StudyError, UserError
 from autometa.home import Home
 
 Row = dict[str, Any]
@@ -144,9 +144,15 @@ def delete(
     from autometa.study import delete_study, read_study
 
     folder = Home.find(home)
-    record = read_study(folder, study, storage)  # a StudyError names the nearest study
-    n_trials = len(record.get_trials(deepcopy=False))
-    study_id = record.user_attrs.get("id")
+    n_trials, study_id = 0, None
+    try:
+        record = read_study(folder, study, storage)  # a StudyError names the nearest study
+        n_trials = len(record.get_trials(deepcopy=False))
+        study_id = record.user_attrs.get("id")
+    except (BrokenStudyError, InfrastructureError) as exc:
+        if storage is not None:
+            raise
+        note(f"{exc}")
     paths = [path for path in study_paths(folder, study) if path.exists()]
     used = sum(folder_size(path) for path in paths)
     if not yes:
@@ -176,17 +182,25 @@ def delete(
 
 
 def _list_studies(home: Home, storage: str | None, json: bool) -> None:
-    from autometa.study import hidden, list_studies
+    from autometa.study import broken_studies, hidden, list_studies
 
     found = list_studies(home, storage)
+    broken = set(broken_studies(home, storage)) if found else set()
     if json:
         emit_json(found)
     elif found:
         for name in found:
-            say(str(name))
+            say(f"{name} (broken)" if name in broken else name)
     else:
         where = shown(home.root) if storage is None else hidden(storage)
         note(f"No study in {where} yet. Start one with `autometa search SUITE`.")
+        if storage is None:
+            note("Studies in a database are listed with --storage URL.")
+    for name in sorted(broken):
+        note(
+            f"Study {name} is broken: its search was killed before it began. Remove it with "
+            f"`autometa delete {name}`, or begin it with --resume."
+        )
 
 
 def _rows(home: Home, study: str, storage: str | None) -> list[Row]:

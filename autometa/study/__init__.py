@@ -17,6 +17,7 @@ from autometa.study.databases import hidden, storage_errors
 from autometa.study.given import GivenTrial, OutsideSpaceError
 from autometa.study.handle import SamplerFor, StudyHandle
 from autometa.study.journal import GroupedJournalBackend
+from autometa.study.rows import trial_rows
 from autometa.study.samplers import (
     SAMPLER_TRIALS,
     SAMPLERS,
@@ -25,12 +26,12 @@ from autometa.study.samplers import (
     visible_trials,
 )
 from autometa.study.store import (
+    broken_studies,
     delete_study,
     list_studies,
     open_study,
     read_study,
     reading,
-    trial_rows,
 )
 from autometa.study.values import (
     ADVISED,
@@ -64,6 +65,7 @@ __all__ = [
     "OutsideSpaceError",
     "SamplerFor",
     "StudyHandle",
+    "broken_studies",
     "cost_of",
     "delete_study",
     "hidden",

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 
 from autometa.errors import InfrastructureError, StudyError
 
@@ -79,6 +80,11 @@ class GroupedJournalBackend(BaseJournalBackend):
             # Parsed back, so that the driver sees exactly what a later reader will: a tuple becomes
             # a list and an integer key a string now, not only after a restart.
             self._fresh += [json.loads(line) for line in lines]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been committed to the file yet."""
+        return self._fd >= 0 and self._committed == 0
 
     @property
     def pending(self) -> int:
@@ -212,6 +218,18 @@ class StudyLock:
                 os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+def has_started(journal: Path) -> bool:
+    """Whether the file holds a study that was begun: one with the fingerprint of its suite, which
+    is written with the study, before the first trial. A file that cannot be read has none."""
+    with suppress(OSError):
+        for _, record in _lines(journal):
+            if record is None or record["op_code"] == JournalOperation.CREATE_TRIAL:
+                return False
+            if "fingerprint" in record.get("user_attr", ()):
+                return True
+    return False
 
 
 def lock_path(journal: Path) -> Path:

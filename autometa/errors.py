@@ -49,6 +49,14 @@ class InfrastructureError(AutometaError):
     """A storage, tracking server or disk failed; what was finished before is kept."""
 
 
+def reason_of(exc: BaseException, length: int = 300) -> str:
+    """Why something failed, to be put into a sentence: what the system or the library says, on one
+    line and without its full stop; the kind of error where it says nothing."""
+    said = exc.strerror if isinstance(exc, OSError) else None
+    text = " ".join(str(said or exc).split())[:length].rstrip(".")
+    return text or type(exc).__name__
+
+
 def nearest(name: object, choices: Iterable[object]) -> str:
     """Return `` Did you mean `x`?`` for the choice nearest to `name`, or an empty string."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)

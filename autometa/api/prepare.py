@@ -14,7 +14,7 @@ import torch
 
 from autometa.api.grouping import nested_groups
 from autometa.errors import BrokenStudyError, StudyError, UserError
-from autometa.home import Home
+from autometa.home import Home, stem_of
 from autometa.searching.executors import Executor, InlineExecutor
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
@@ -99,8 +99,7 @@ def choose_name(
     home: Home, storage: str | None, suite: TaskSuite | EpisodicSuite, resume: bool
 ) -> str:
     """`<suite>-1`, `-2`, …: the first free name, or to resume the last one taken."""
-    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in suite.name).strip("-._")
-    stem = (stem or "study")[:80]
+    stem = stem_of(suite.name)
     taken = set(list_studies(home, storage, create=True))
     number = 1
     while f"{stem}-{number}" in taken:

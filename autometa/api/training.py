@@ -15,7 +15,7 @@ from autometa.api.validating import validated
 from autometa.caller import leaves_no_trace
 from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
-from autometa.home import HOME, Home, check_writable
+from autometa.home import HOME, Home, check_writable, stem_of
 from autometa.model import Model, load_model
 from autometa.searching.promotion import ladder
 from autometa.searching.settings import MAX_SEED
@@ -169,8 +169,8 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _new_folder(models: Path, stem: str) -> Path:
-    number = 1
+def _new_folder(models: Path, name: str) -> Path:
+    stem, number = stem_of(name), 1
     while (models / f"{stem}-train-{number}").exists():
         number += 1
     return models / f"{stem}-train-{number}"

@@ -23,7 +23,13 @@ from autometa.cli.output import (
     size,
     table,
 )
-from autometa.errors import BrokenStudyError, InfrastructureError, StudyError, UserError
+from autometa.errors import (
+    BrokenStudyError,
+    InfrastructureError,
+    StudyError,
+    UserError,
+    reason_of,
+)
 from autometa.home import Home
 
 Row = dict[str, Any]
@@ -238,7 +244,7 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
     try:
         path.write_text(yaml.safe_dump(dict(config), sort_keys=True), encoding="utf-8")
     except OSError as exc:
-        raise UserError(f"Option `--out`: `{path}` cannot be written ({exc.strerror}).") from None
+        raise UserError(f"Option `--out`: `{path}` cannot be written ({reason_of(exc)}).") from None
 
 
 def _yes_no(value: bool | None) -> str | None:

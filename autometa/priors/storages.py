@@ -7,7 +7,7 @@ from collections.abc import Callable
 import optuna
 from optuna.study import StudyDirection
 
-from autometa.errors import StudyError, UserError, nearest
+from autometa.errors import StudyError, UserError, nearest, reason_of
 from autometa.priors.records import Record, is_ours, record_of_any
 from autometa.study import hidden, reading
 
@@ -59,12 +59,15 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
                     odd.append(name)
     except StudyError as exc:
         # the storage of the search itself is a parameter too, and has the same checks
-        why = "" if "`storage" in str(exc) else f" {exc}"
+        if "`storage" not in str(exc):
+            why = f". {exc}"
+        else:
+            why = f" ({reason_of(exc.__cause__)})." if exc.__cause__ else "."
         raise UserError(
             "Parameter `prior` should be `auto`, `off`, a name, a prior file, or a storage of "
             "Optuna studies such as `sqlite:///studies.db` or `postgresql://user@host/name` that a "
-            f"driver is installed for. Found `prior = {shown}`.{why}"
-        ) from None
+            f"driver is installed for. Found `prior = {shown}`{why}"
+        ) from exc
     except (ValueError, TypeError, KeyError) as exc:
         raise UserError(
             f"Parameter `prior`: a study of `{shown}` cannot be read "

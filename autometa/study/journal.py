@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._storage import JournalOperation
 
-from autometa.errors import InfrastructureError, StudyError
+from autometa.errors import InfrastructureError, StudyError, reason_of
 
 
 class GroupedJournalBackend(BaseJournalBackend):
@@ -280,6 +280,6 @@ def _sync_folder(folder: Path) -> None:
 
 def _cannot(what: str, path: Path, exc: OSError) -> NoReturn:
     raise InfrastructureError(
-        f"Journal `{path}` cannot be {what}: {exc.strerror or exc}. What was committed before is "
+        f"Journal `{path}` cannot be {what}: {reason_of(exc)}. What was committed before is "
         "kept; free space or repair the disk and run again with --resume."
     ) from exc

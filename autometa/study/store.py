@@ -16,7 +16,13 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.study import StudyDirection
 
-from autometa.errors import BrokenStudyError, InfrastructureError, StudyError, nearest
+from autometa.errors import (
+    BrokenStudyError,
+    InfrastructureError,
+    StudyError,
+    nearest,
+    reason_of,
+)
 from autometa.home import Home, check_study_name
 from autometa.space import Space
 from autometa.study.databases import (
@@ -336,7 +342,7 @@ def _journal_storage(
             "was written by a newer Optuna. Upgrade Optuna or restore the file from a backup."
         ) from exc
     except OSError as exc:
-        raise InfrastructureError(f"Journal `{path}` cannot be read: {exc.strerror}.") from exc
+        raise InfrastructureError(f"Journal `{path}` cannot be read: {reason_of(exc)}.") from exc
 
 
 def _has_study(store: BaseStorage, name: str) -> bool:
@@ -375,7 +381,7 @@ def _remove(paths: list[Path]) -> list[Path]:
                 continue
         except OSError as exc:
             raise InfrastructureError(
-                f"`{path}` cannot be removed: {exc.strerror}. Remove it by hand."
+                f"`{path}` cannot be removed: {reason_of(exc)}. Remove it by hand."
             ) from exc
         removed.append(path)
     return removed

@@ -102,7 +102,9 @@ def test_wrong_storages(tmp_path: Path, said: list[str]) -> None:
     assert not absent.exists(), "looking for it must not make it"
     table = tmp_path / "table.db"
     table.write_text("a,b\n1,2\n" * 200)
-    with pytest.raises(UserError, match="is no SQLite database"):
+    with pytest.raises(
+        UserError, match="cannot be read as an SQLite database .file is not a database"
+    ):
         read_storage(f"sqlite:///{table}", False, said.append)
     empty = tmp_path / "empty.db"
     empty.touch()

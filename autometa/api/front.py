@@ -58,7 +58,7 @@ from autometa.searching.progress import Progress
 from autometa.searching.settings import FINAL_SEEDS
 from autometa.study import open_study
 from autometa.tasks import EpisodicSuite, TaskSuite
-from autometa.tracking import Tracker
+from autometa.tracking import Tracker, tracking_place
 from autometa.training.budget import check_length, full_length, with_batch_size
 
 Notify = Callable[[Progress], None]
@@ -135,7 +135,8 @@ def search(
         ensemble: networks that are delivered as one model, and judged as one: 5 if None, 1 in
             episodes.
         deliver: `auto`: the recommended method, whichever it is; `network`: of the networks only.
-        mlflow_tracking_uri: SQLite in the home folder if None; `off` for none.
+        mlflow_tracking_uri: if None that of `$MLFLOW_TRACKING_URI`, else SQLite in the home folder;
+            `off` for none.
         resume: go on with the study if there is one.
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
         prior: earlier searches that the sampler `tpe` learns from: `auto`, the prior that came with
@@ -230,6 +231,10 @@ def search(
         tracker = stack.enter_context(
             Tracker.open(mlflow_tracking_uri, place, name, study_id=attrs["id"])
         )
+        if (runs := tracking_place(mlflow_tracking_uri, place)).is_of_environment:
+            tell(
+                f"Runs are written to {tracker.display_uri or 'no MLflow'}, as {runs.source} says."
+            )
         handle = stack.enter_context(
             open_study(
                 place,

@@ -150,7 +150,7 @@ def delete(
     from autometa.study import delete_study, read_study
 
     folder = Home.find(home)
-    n_trials, study_id = 0, None
+    n_trials, study_id, is_broken = 0, None, False
     try:
         record = read_study(folder, study, storage)  # a StudyError names the nearest study
         n_trials = len(record.get_trials(deepcopy=False))
@@ -159,6 +159,7 @@ def delete(
         if storage is not None:
             raise
         note(f"{exc}")
+        is_broken = True
     paths = [path for path in study_paths(folder, study) if path.exists()]
     used = sum(folder_size(path) for path in paths)
     if not yes:
@@ -178,7 +179,7 @@ def delete(
         else:
             path.unlink(missing_ok=True)
     n_runs = 0
-    if mlflow_tracking_uri != "off":
+    if mlflow_tracking_uri != "off" and not is_broken:  # then whose runs they are is not known
         n_runs = _delete_runs(folder, study, mlflow_tracking_uri, study_id)
     if json:
         emit_json({"study": study, "trials": n_trials, "runs": n_runs, "bytes": used})
@@ -225,9 +226,10 @@ def _episode_flags(home: Home, study: str, storage: str | None) -> str:
 
 
 def _delete_runs(home: Home, study: str, uri: str | None, study_id: str | None) -> int:
-    if uri is None and not home.mlflow_db.exists():
-        return 0
-    from autometa.tracking import delete_runs
+    from autometa.tracking import delete_runs, tracking_place
+
+    if tracking_place(uri, home).source is None and not home.mlflow_db.exists():
+        return 0  # without loading MLflow
 
     try:
         with quiet_stdout():

@@ -49,7 +49,7 @@ from autometa.study import (
     score_of,
 )
 from autometa.tasks import TaskSuite
-from autometa.tracking import Tracker
+from autometa.tracking import Tracker, task_key
 from autometa.training.devices import find_device
 from autometa.training.population import RunResult
 from autometa.trial import TrialConfig
@@ -409,7 +409,7 @@ class SearchLoop:
 
     def _report(self, number: int, live: _Live, found: RunResult, value: float) -> None:
         live.step = found.step
-        metrics = {f"task/{name}": s for name, s in found.tasks.items() if s is not None}
+        metrics = {f"task/{task_key(name)}": s for name, s in found.tasks.items() if s is not None}
         if found.train_loss is not None:
             metrics["train_loss"] = found.train_loss
         # what is told with the value is noted before it: a kill between them loses none of it

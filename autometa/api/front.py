@@ -25,6 +25,7 @@ from autometa.api.logged import log_end, log_start
 from autometa.api.objectives import check_bound, check_objectives, front_rows
 from autometa.api.prepare import (
     check_can_go_on,
+    check_same_data,
     check_settings,
     choose_name,
     choose_space,
@@ -213,6 +214,7 @@ def search(
     )
     earlier = earlier_attrs(place, name, storage, resume)
     check_same_episodes(name, earlier, facts)
+    check_same_data(name, earlier, loaded)
 
     def tell(message: str) -> None:
         notify(Progress("search", 0, n_trials, message=message))

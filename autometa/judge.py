@@ -159,9 +159,9 @@ def _notes(
                 f"the winner of the {arm} arm is one of {len(advised)} configurations that were "
                 "tried beyond the searched trials, after the diagnosis"
             )
-    ended = {trial.number for trial in trials if trial.state == TrialState.COMPLETE}
+    stopped = {trial.number for trial in trials if trial.state != TrialState.COMPLETE}
     for arm, winner in winners.items():
-        if winner.number not in ended:
+        if winner.number in stopped:
             notes.append(
                 f"no trial of the {arm} arm was trained to the end in the search, so those that "
                 "came farthest were trained for the comparison"

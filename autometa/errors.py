@@ -37,12 +37,24 @@ class StudyError(UserError):
     """A study does not exist, exists already, is in use, or belongs to other data."""
 
 
+class BrokenStudyError(StudyError):
+    """What is left of a study holds none: it can only be deleted, or begun anew."""
+
+
 class DeviceError(UserError):
     """A device was asked for that this machine does not have."""
 
 
 class InfrastructureError(AutometaError):
     """A storage, tracking server or disk failed; what was finished before is kept."""
+
+
+def reason_of(exc: BaseException, length: int = 300) -> str:
+    """Why something failed, to be put into a sentence: what the system or the library says, on one
+    line and without its full stop; the kind of error where it says nothing."""
+    said = exc.strerror if isinstance(exc, OSError) else None
+    text = " ".join(str(said or exc).split())[:length].rstrip(".")
+    return text or type(exc).__name__
 
 
 def nearest(name: object, choices: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from autometa.contests import Contest, seconds_of
 from autometa.finals import Finalist, Finals, Judgement, Trainings
@@ -158,6 +158,13 @@ def _notes(
             notes.append(
                 f"the winner of the {arm} arm is one of {len(advised)} configurations that were "
                 "tried beyond the searched trials, after the diagnosis"
+            )
+    stopped = {trial.number for trial in trials if trial.state != TrialState.COMPLETE}
+    for arm, winner in winners.items():
+        if winner.number in stopped:
+            notes.append(
+                f"no trial of the {arm} arm was trained to the end in the search, so those that "
+                "came farthest were trained for the comparison"
             )
     if len({winner.config.init.kind for winner in winners.values()}) > 1:
         notes.append(

@@ -11,7 +11,7 @@ import typer
 
 from autometa.cli import options
 from autometa.cli.output import counted, duration, emit_json, note, plain, quiet_stdout, say, shown
-from autometa.errors import DataError, UserError, nearest
+from autometa.errors import DataError, UserError, nearest, reason_of
 from autometa.home import Home, check_writable
 
 #: tasks whose scores `train` prints
@@ -280,8 +280,10 @@ def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]
     for name, value in options.pairs(items, "--set").items():
         try:
             chosen[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"Option `--set {name}={value}` has no YAML value.") from None
+        except yaml.YAMLError as exc:
+            raise UserError(
+                f"Option `--set {name}={value}` should have a YAML value ({reason_of(exc)})."
+            ) from exc
     return chosen
 
 

@@ -325,8 +325,8 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="MLflow server or store. Default: SQLite in the home folder; [bold]off[/bold] "
-        "tracks nothing.",
+        help="MLflow server or store. Default: $MLFLOW_TRACKING_URI, else SQLite in the home "
+        "folder; [bold]off[/bold] tracks nothing.",
     ),
 ]
 Prior = Annotated[

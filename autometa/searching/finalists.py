@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autometa.searching.executors import Script
 from autometa.searching.promotion import ladder
 from autometa.searching.units import UnitResult, WorkUnit, best_of_unit
-from autometa.study import is_default, is_eligible, score_of, violation
+from autometa.study import is_default, is_eligible, rung_values, score_of, violation
 from autometa.training.population import RunResult
 
 #: finalists of each arm
@@ -95,9 +95,16 @@ def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
 
     A default configuration is among them: what was chosen by its score was partly lucky.
 
-    Where a bound is set and no trial keeps to it: those that break it least.
+    Where a bound is set and no trial keeps to it: those that break it least. Where none was trained
+    to the end, as the time was up: those that came farthest, and of them the best.
     """
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm]
+    own = [t for t in trials if t.user_attrs.get("arm") == arm]
+    done = [t for t in own if t.state == TrialState.COMPLETE]
+    if not done:
+        unfinished = [(t, rung_values(t)) for t in own if t.state != TrialState.FAIL]
+        some = [(max(rungs), max(rungs.values()), t) for t, rungs in unfinished if rungs]
+        some.sort(key=lambda one: (-one[0], -one[1], one[2].number))
+        return [t for _, _, t in some[:FINALISTS]]
     eligible = [t for t in done if is_eligible(t)]
     if not eligible:
         return sorted(done, key=lambda t: (violation(t) or 0.0, t.number))[:FINALISTS]

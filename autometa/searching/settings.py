@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autometa.space import Arm
+if TYPE_CHECKING:
+    from autometa.space import Arm  # it loads Optuna, which a worker can do without
 
 #: what NumPy, scikit-learn and torch all take
 MAX_SEED = 2**32 - 1

@@ -151,9 +151,14 @@ def _load_yaml(path: Path, given: dict[str, Any]) -> TaskSuite:
     return suite
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def option_names() -> list[str]:
+    """The options that `load_suite` takes, which a suite file may have, too."""
     other = ("data", "description", "layout")
-    known = [key for key in SuiteConfig.model_fields if key not in other]
+    return [key for key in SuiteConfig.model_fields if key not in other]
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = option_names()
     for key in options:
         if key not in known:
             raise DataError(f"Parameter `{key}` is not known.{nearest(key, known)}")

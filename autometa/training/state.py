@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autometa.errors import InfrastructureError
+from autometa.errors import InfrastructureError, reason_of
 from autometa.sharing import Params
 from autometa.training.optimizers import segment
 from autometa.trial import TrialConfig
@@ -196,7 +196,7 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pa
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise InfrastructureError(
-            f"Cannot write {path}: {getattr(exc, 'strerror', None) or exc}. Free some space or "
+            f"Cannot write {path}: {reason_of(exc)}. Free some space or "
             "choose another home folder with AUTOMETA_HOME."
         ) from exc
 

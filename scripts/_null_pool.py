@@ -2,8 +2,8 @@
 
 A pool holds, for N configurations of one arm on one suite, the validation score of one run with a
 seed of its own (what a search sees), and of K runs with paired seeds (what the finals see, each
-validated on a fold of its own where they would be) their validation scores and test outputs. Each configuration is one file, so that training goes on where
-it was stopped.
+validated on a fold of its own where they would be) their validation scores and test outputs. Each
+configuration is one file, so that training goes on where it was stopped.
 """
 
 from __future__ import annotations

@@ -98,8 +98,9 @@ def _sharing(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> s
         effects += f", {unlearned} not learned by either" if unlearned else ""
     if not out["learned"]:
         return (
-            f"Whether sharing helps on {words.suite} cannot be told, because no network has learned "
-            f"anything: {both}, and predicting the mean or the most frequent class scores 0{effects}."
+            f"Whether sharing helps on {words.suite} cannot be told, because no network has "
+            f"learned anything: {both}, and predicting the mean or the most frequent class scores "
+            f"0{effects}."
         )
     helps, loses, neither = _QUESTION[out["layout"]]
     if out["outcome"] == "sharing":

@@ -107,10 +107,15 @@ class EpisodeContest(Contest):
         return {**found, "conditions": conditions}
 
     def deliver(
-        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+        self,
+        name: str,
+        finalists: Mapping[str, Sequence[Finalist]],
+        finals: Finals,
+        facts: Facts,
     ) -> Script[Path]:
-        if finalist is None:
+        if name not in finalists:
             raise ValueError(f"Method `{name}` should be a network in episodes.")
+        finalist = finalists[name][0]
         finals.say("The recommended model is trained on training and validation tasks.")
         merged = self.suite.merged()
         state, facts = yield from finals.refit(merged, finalist, self.members, facts)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial
+from torch import Tensor
 from torch import device as torch_device
 
 from autometa.baselines import PEERS
@@ -24,11 +25,13 @@ from autometa.ensembles import combine
 from autometa.finals import Entrant, Finalist, Finals
 from autometa.metrics import evaluate
 from autometa.model import Model, PeerModel, calibrate
+from autometa.model.storing import NETWORK
 from autometa.searching.executors import Script
 from autometa.searching.peer_script import peer_script
-from autometa.searching.settings import SearchSettings
+from autometa.searching.settings import FINAL_SEEDS, SearchSettings
 from autometa.study import is_advised, is_eligible, score_of
 from autometa.tasks import Rows, TaskSuite
+from autometa.tasks.folds import fold_numbers
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
 
@@ -85,13 +88,26 @@ class Contest(ABC):
 
     @abstractmethod
     def deliver(
-        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+        self,
+        name: str,
+        finalists: Mapping[str, Sequence[Finalist]],
+        finals: Finals,
+        facts: Facts,
     ) -> Script[Path]:
         """Train the method again on all but the test rows and write its model.
 
         Args:
-            finalist: of a network.
+            finalists: as in `compare`.
         """
+
+
+def folds_for(suite: TaskSuite, settings: SearchSettings) -> Tensor | None:
+    """The fold of each training and validation row, where final trainings are cross-validated.
+
+    Not where a bound is set: its reference was measured on the suite's own validation rows.
+    """
+    bound = settings.no_task_worse_than is not None
+    return None if bound else fold_numbers(suite.without_test(), FINAL_SEEDS)
 
 
 class RowContest(Contest):
@@ -106,7 +122,8 @@ class RowContest(Contest):
         self._stripped = suite.without_test()
         self._specs = task_specs(self._stripped)
         self._trainer = Trainer(self._stripped, settings.max_steps, torch_device("cpu"))
-        self._val = suite.rows("val")
+        self._fold = folds_for(suite, settings)
+        self._val = suite.rows("val") if self._fold is None else suite.merged().rows("train")
         self._peers: list[dict[str, Any]] = []
         self._test: Rows | None = None
 
@@ -117,11 +134,15 @@ class RowContest(Contest):
             folder=finals.folder,
             seed=self._settings.seed,
             search_seconds=search_seconds,
+            folds=0 if self._fold is None else FINAL_SEEDS,
         )
 
     def value(self, finalist: Finalist) -> float:
-        """Its score on the validation rows, of its networks together."""
-        return self._validated(self._predict(finalist, self._val))
+        """Its score on the validation rows: of its networks together, or of each on its fold."""
+        outputs, rows, task = self._on_validation(finalist), self._val, _numpy(self._val.task)
+        members = combine(outputs, self._specs, task)[None] if self.members > 1 else outputs
+        found = evaluate(members, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=task)
+        return float(found.value().mean())
 
     def open(self, finalists: Sequence[Finalist], finals: Finals) -> list[Finalist]:
         finals.say("The test rows are predicted by every method, once.")
@@ -168,25 +189,49 @@ class RowContest(Contest):
             seed=self._settings.seed,
             deliver=self._settings.deliver,
         )
-        return {**found, "left_out": left_out}
+        folds = 0 if self._fold is None else FINAL_SEEDS
+        rows = {"rows": len(self._val.x), "folds": folds}
+        return {**found, "left_out": left_out, "validation": rows}
 
     def deliver(
-        self, name: str, finalist: Finalist | None, finals: Finals, facts: Facts
+        self,
+        name: str,
+        finalists: Mapping[str, Sequence[Finalist]],
+        finals: Finals,
+        facts: Facts,
     ) -> Script[Path]:
+        """A peer's model has in its folder, under `NETWORK`, that of the best way to share, for
+        those who want to go on from its parameters."""
         finals.say("The recommended model is trained on training and validation rows.")
+        if name in finalists:
+            model = yield from self._network(finalists[name][0], finals, facts)
+            return model.save(finals.place())
+        path = self._peer_model(name, finals, facts).save(finals.place())
+        arm = "sharing" if "sharing" in finalists else next(iter(finalists))
+        winner = finalists[arm][0]
+        own = {**facts, "method": arm, "arm": arm, "trial": winner.number, "test_score": None}
+        model = yield from self._network(winner, finals, {**own, "validation_score": winner.value})
+        model.save(path / NETWORK)
+        return path
+
+    def _peer_model(self, name: str, finals: Finals, facts: Facts) -> PeerModel:
         merged = self.suite.merged()
-        if finalist is None:
-            (peer,) = (peer for peer in self._peers if peer["name"] == name)
-            members = self._peer_outputs(peer, self._val)[None]
+        (peer,) = (peer for peer in self._peers if peer["name"] == name)
+        members = np.load(peer["validation"])[None]
+        fitted = read_peer(Path(peer["path"]))
+        if self._fold is None:  # with folds it is fitted on all these rows already
             fitted = PEERS[name].fit(merged, peer["setting"], seed=self._settings.seed)
-            facts = {**facts, "study": finals.study, "setting": peer["setting"]}
-            return PeerModel.of(merged, fitted, facts, self._calibration(members)).save(
-                finals.place()
-            )
-        members = self._predict(finalist, self._val)[: self.members]
-        state, facts = yield from finals.refit(merged, finalist, self.members, facts)
-        model = Model.of(merged, finalist.config, state, facts, self._calibration(members))
-        return model.save(finals.place())
+        facts = {**facts, "study": finals.study, "setting": peer["setting"]}
+        return PeerModel.of(merged, fitted, facts, self._calibration(members))
+
+    def _network(self, finalist: Finalist, finals: Finals, facts: Facts) -> Script[Model]:
+        merged = self.suite.merged()
+        members = self._on_validation(finalist)[: self.members]
+        if self._fold is not None and self.members == len(finalist.state):
+            state, facts = finalist.state, finals.facts_of(finalist, facts)
+        else:
+            state, facts = yield from finals.refit(merged, finalist, self.members, facts)
+        return Model.of(merged, finalist.config, state, facts, self._calibration(members))
 
     def _words(self, arm: str, winner: Finalist, trials: Sequence[FrozenTrial]) -> str:
         if arm == "independent":
@@ -203,6 +248,17 @@ class RowContest(Contest):
             runs, state = runs[: self.members], state.select(range(self.members))
         return self._trainer.predict(runs, state, rows)
 
+    def _on_validation(self, finalist: Finalist) -> np.ndarray:
+        """What its networks predict for the validation rows: [run, …]; with folds the one of each
+        row's fold: [1, …]."""
+        if self._fold is None:
+            return self._predict(finalist, self._val)
+        outputs = self._trainer.predict(finalist.runs, finalist.state, self._val)
+        at = self._fold.numpy()
+        shape = (1,) * (outputs.ndim - 2)  # [run, row, output] or [run, task, row, output]
+        own = np.take_along_axis(outputs, at.reshape(1, *shape[:-1], len(at), 1), 0)
+        return own
+
     def _is_finite(self, outputs: np.ndarray, rows: Rows) -> bool:
         found = evaluate(
             outputs, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=_numpy(rows.task)
@@ -214,12 +270,6 @@ class RowContest(Contest):
         return calibrate(
             members, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=_numpy(rows.task)
         )
-
-    def _validated(self, outputs: np.ndarray) -> float:
-        rows, task = self._val, _numpy(self._val.task)
-        members = combine(outputs, self._specs, task)[None] if self.members > 1 else outputs
-        found = evaluate(members, rows.y.numpy(), self._specs, mask=rows.mask.numpy(), task=task)
-        return float(found.value().mean())
 
 
 def _peer(peer: Mapping[str, Any], outputs: np.ndarray) -> Method:

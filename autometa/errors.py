@@ -37,6 +37,10 @@ class StudyError(UserError):
     """A study does not exist, exists already, is in use, or belongs to other data."""
 
 
+class BrokenStudyError(StudyError):
+    """What is left of a study holds none: it can only be deleted, or begun anew."""
+
+
 class DeviceError(UserError):
     """A device was asked for that this machine does not have."""
 
@@ -47,6 +51,14 @@ class InfrastructureError(AutometaError):
 
 class DataWarning(UserWarning):
     """A table was read, and something of it means less than was written or was never seen."""
+
+
+def reason_of(exc: BaseException, length: int = 300) -> str:
+    """Why something failed, to be put into a sentence: what the system or the library says, on one
+    line and without its full stop; the kind of error where it says nothing."""
+    said = exc.strerror if isinstance(exc, OSError) else None
+    text = " ".join(str(said or exc).split())[:length].rstrip(".")
+    return text or type(exc).__name__
 
 
 def nearest(name: object, choices: Iterable[object]) -> str:

@@ -3,8 +3,10 @@ the refit of what is delivered."""
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from autometa.comparison import ARMS, Candidate
 from autometa.errors import InfrastructureError
-from autometa.levelling import CAP, CHECK_SEEDS, CHECKED, LONGER, Gain, gain_of
+from autometa.levelling import CAP, CHECKED, LONGER, Gain, gain_of
 from autometa.searching.bound import Kept
 from autometa.searching.executors import Script
 from autometa.searching.finalists import Runs, best_of
@@ -90,12 +92,14 @@ class Trainings(NamedTuple):
     Attributes:
         finalists: those that have a score with every seed.
         gains: of each arm by each longer budget that was tried.
-        budget: the longest that all were trained for with every seed.
+        budget: the longest that all were trained for.
+        left_out: entrants that the time did not allow to train.
     """
 
     finalists: list[Finalist]
     gains: list[Gain]
     budget: int
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,9 @@ class Finals:
     Args:
         folder: for the copy of the suite that workers read, and checkpoints.
         models: folder that the delivered model is written to.
-        is_late: whether the time-out has passed; then no longer budget is tried.
+        folded: whether each of the paired seeds has a fold of its own to be validated on.
+        left: seconds until the time-out. Where they are short, only the best trials of each arm
+            are trained, and no longer budget is tried.
     """
 
     def __init__(
@@ -153,18 +159,21 @@ class Finals:
         folder: Path,
         models: Path,
         notify: Callable[[Progress], None],
-        is_late: Callable[[], bool] = lambda: False,
+        folded: bool = False,
+        left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.settings = settings
         self.study = study
         self.folder = folder
         self._models = models
         self._notify = notify
-        self._is_late = is_late
-        self._runs = Runs(folder, fingerprint, settings.max_steps, settings.device)
+        self._left = left
+        folds = tuple(range(FINAL_SEEDS)) if folded else ()
+        self._runs = Runs(folder, fingerprint, settings.max_steps, settings.device, folds)
         self._seeds = [run_seed(settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
         self._done = 0
         self._total = 0
+        self._spent, self._steps = 0.0, 0  # seconds, and the steps of the units trained in them
 
     def entrants(self, trials: Sequence[FrozenTrial]) -> list[Entrant]:
         """The best trials of each arm; what a diagnosis advised is among the trials of its arm.
@@ -199,35 +208,36 @@ class Finals:
             InfrastructureError: of an arm none could be trained again.
         """
         budget, gains = self.settings.max_steps, list[Gain]()
-        runs: dict[tuple[int, int], dict[int, _Trained]] = {}
-        last = CAP * budget if longer and not self._is_late() else budget
-        wanted = self._wanted(entrants, budget, runs)
-        if last > budget:
-            wanted += self._wanted(entrants, LONGER * budget, runs, check=True)
-        self._total = self._done + len(wanted) + 1
+        last = CAP * budget if longer else budget
+        runs: _Runs = {}
+        checked = [k for k, one in enumerate(entrants) if one.method in ARMS]
+        checked = [k for k in checked if _rank(entrants, k) < CHECKED]
+        places = list(range(len(entrants)))
         self.say(f"The best trials of each arm are trained with {FINAL_SEEDS} paired seeds.")
-        yield from self._add(runs, wanted)
+        if math.isinf(self._left()):
+            check = self._units(entrants, checked, LONGER * budget) if last > budget else {}
+            yield from self._add(runs, self._units(entrants, places, budget) | check)
+        else:
+            yield from self._in_time(runs, entrants, budget)
+            places = [k for k in places if (k, budget) in runs]
         while last > budget:
-            found = [
-                gain for arm in ARMS
-                if (gain := self._gain(arm, entrants, runs, budget)) is not None
-            ]  # fmt: skip
+            checked = [k for k in checked if k in places]
+            check = self._units(entrants, checked, LONGER * budget, runs)
+            if check and self._fits(check):
+                yield from self._add(runs, check)
+            found = [gain for arm in ARMS if (gain := _gain(arm, entrants, runs, budget))]
             gains += found
-            if not any(gain.gains for gain in found) or self._is_late():
+            wanted = self._units(entrants, places, LONGER * budget, runs)
+            if not any(gain.gains for gain in found) or not self._fits(wanted):
                 break
             budget *= LONGER
-            wanted = self._wanted(entrants, budget, runs)
-            if budget < last:
-                wanted += self._wanted(entrants, LONGER * budget, runs, check=True)
-            self._total = self._done + len(wanted) + 1
             self.say(f"An arm gains by longer training: all are trained for {budget:,} steps.")
             yield from self._add(runs, wanted)
         finalists, reasons = [], dict[str, str]()
-        for number, entrant in enumerate(entrants):
-            lengths = [
-                some for (k, _), some in runs.items() if k == number and len(some) == FINAL_SEEDS
-            ]
-            failed = [run.failed for run in lengths[0].values() if run.failed]
+        for number in places:
+            entrant = entrants[number]
+            lengths = [some for (k, _), some in runs.items() if k == number]
+            failed = [run.failed for run in lengths[0] if run.failed]
             if failed:
                 reasons[entrant.method] = failed[0]
                 continue
@@ -244,7 +254,7 @@ class Finals:
                     f"with new seeds: {reasons[entrant.method]} Lower the learning rates of the "
                     "space and resume with more trials."
                 )
-        return Trainings(finalists, gains, budget)
+        return Trainings(finalists, gains, budget, len(entrants) - len(places))
 
     def refit(
         self, suite: Any, finalist: Finalist, members: int, facts: dict[str, Any]
@@ -264,7 +274,7 @@ class Finals:
             InfrastructureError: every run failed.
         """
         suite.save(self.folder / "merged")
-        runs = replace(self._runs, max_steps=finalist.budget)
+        runs = replace(self._runs, max_steps=finalist.budget, folds=())
         trained: dict[int, Path] = {}
         reasons: list[str] = []
         for first in (0, members):
@@ -285,9 +295,17 @@ class Finals:
         if not trained:
             raise InfrastructureError(f"The final refit failed: {reasons[0]}")
         state = PopulationState.join([load_run(path) for path in trained.values()])
-        seeds = list(trained)
-        source = {"steps": finalist.steps, "budget": finalist.budget, "seeds": seeds}
-        return state, {**facts, "study": self.study, **source}
+        return state, self._facts(finalist, facts, list(trained))
+
+    def facts_of(self, finalist: Finalist, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a model, with those of the finalist's training with the paired seeds."""
+        return self._facts(finalist, facts, self._seeds)
+
+    def _facts(
+        self, finalist: Finalist, facts: dict[str, Any], seeds: Sequence[int]
+    ) -> dict[str, Any]:
+        source = {"steps": finalist.steps, "budget": finalist.budget, "seeds": list(seeds)}
+        return {**facts, "study": self.study, **source}
 
     def place(self) -> Path:
         """The folder of the delivered model, empty."""
@@ -303,77 +321,60 @@ class Finals:
     def say(self, message: str) -> None:
         self._notify(Progress("judge", self._done, max(self._total, self._done), message=message))
 
-    def _wanted(
+    def _units(
         self,
         entrants: Sequence[Entrant],
+        places: Sequence[int],
         budget: int,
-        done: Mapping[tuple[int, int], Mapping[int, _Trained]],
-        *,
-        check: bool = False,
-    ) -> list[tuple[int, int, tuple[int, ...], WorkUnit]]:
-        """One unit an entrant that lacks seeds: (its place, budget, numbers of the seeds, unit).
+        done: Collection[tuple[int, int]] = (),
+    ) -> dict[tuple[int, int], WorkUnit]:
+        """(Place of an entrant, budget) → the unit of all its seeds, but for what is done."""
+        made = replace(self._runs, max_steps=budget)
+        return {
+            (place, budget): made.unit(
+                f"final-{place}-{budget}", entrants[place].config.flat(), self._seeds, keep=True
+            )
+            for place in places
+            if (place, budget) not in done
+        }
 
-        Args:
-            done: what was trained so far.
-            check: only the first finalists of each arm, with the first seeds.
-        """
-        made, found = replace(self._runs, max_steps=budget), []
-        for place, entrant in enumerate(entrants):
-            if check and not self._is_checked(place, entrants):
-                continue
-            known = done.get((place, budget), {})
-            some = tuple(k for k in range(CHECK_SEEDS if check else FINAL_SEEDS) if k not in known)
-            if not some:
-                continue
-            name = f"final-{place}-{budget}-{some[0]}"
-            seeds = [self._seeds[k] for k in some]
-            unit = made.unit(name, entrant.config.flat(), seeds, keep=True)
-            found.append((place, budget, some, unit))
-        return found
+    def _in_time(self, runs: _Runs, entrants: Sequence[Entrant], budget: int) -> Script[None]:
+        """Train the best of each method, and of the others as many as the time allows."""
+        best = [k for k in range(len(entrants)) if _rank(entrants, k) == 0]
+        yield from self._add(runs, self._units(entrants, best, budget))
+        for rank in sorted({_rank(entrants, k) for k in range(len(entrants))}, reverse=True):
+            others = [k for k in range(len(entrants)) if 0 < _rank(entrants, k) <= rank]
+            units = self._units(entrants, others, budget)
+            if units and self._fits(units):
+                yield from self._add(runs, units)
+                return
 
-    def _is_checked(self, place: int, entrants: Sequence[Entrant]) -> bool:
-        """Whether an entrant is one of the first finalists of an arm."""
-        method = entrants[place].method
-        before = sum(entrant.method == method for entrant in entrants[:place])
-        return method in ARMS and before < CHECKED
+    def _fits(self, units: Mapping[tuple[int, int], WorkUnit]) -> bool:
+        """Whether there is time for these units and a refit, as long as those before took."""
+        left = self._left()
+        if math.isinf(left):
+            return True
+        steps = sum(budget for _, budget in units)
+        refit = max((budget for _, budget in units), default=0)
+        return (steps + refit) * self._spent <= left * self._steps
 
-    def _add(
-        self,
-        runs: dict[tuple[int, int], dict[int, _Trained]],
-        wanted: Sequence[tuple[int, int, tuple[int, ...], WorkUnit]],
-    ) -> Script[None]:
-        results = yield [unit for *_, unit in wanted]
-        for (place, budget, seeds, unit), result in zip(wanted, results, strict=True):
+    def _add(self, runs: _Runs, units: Mapping[tuple[int, int], WorkUnit]) -> Script[None]:
+        self._total = max(self._total, self._done + 1) + len(units)
+        began = time.monotonic()
+        results = yield list(units.values())
+        self._spent += time.monotonic() - began
+        self._steps += sum(budget for _, budget in units)
+        for (key, unit), result in zip(units.items(), results, strict=True):
             curves = result.curves or tuple((one,) for one in result.results)  # lost units
-            for seed, name, curve in zip(seeds, unit.names, curves, strict=True):
-                runs.setdefault((place, budget), {})[seed] = _Trained(unit, name, curve)
+            runs[key] = [
+                _Trained(unit, name, curve) for name, curve in zip(unit.names, curves, strict=True)
+            ]
 
-    def _gain(
-        self,
-        arm: str,
-        entrants: Sequence[Entrant],
-        runs: dict[tuple[int, int], dict[int, _Trained]],
-        budget: int,
-    ) -> Gain | None:
-        """What an arm gains by the next budget; None if none of its runs can say."""
-        pairs: list[Float[np.ndarray, "two seed"]] = []
-        for place, entrant in enumerate(entrants):
-            both = [runs.get((place, steps), {}) for steps in (budget, LONGER * budget)]
-            some = [[one[k] for k in range(CHECK_SEEDS) if k in one] for one in both]
-            scored = all(len(s) == CHECK_SEEDS and not any(r.failed for r in s) for s in some)
-            if entrant.method == arm and scored:
-                pairs.append(np.array([[run.best for run in s] for s in some]))
-        if not pairs:
-            return None
-        values = np.stack(pairs)
-        return gain_of(arm, budget, LONGER * budget, values[:, 0], values[:, 1])
-
-    def _finalist(self, entrant: Entrant, lengths: list[dict[int, _Trained]]) -> Finalist | None:
+    def _finalist(self, entrant: Entrant, lengths: Sequence[list[_Trained]]) -> Finalist | None:
         """The length with the best mean over the seeds; equal ones favour the shorter. None where
         at no length every run has a score."""
         best: tuple[float, int, list[_Trained]] | None = None
-        for some in lengths:
-            of_seed = [some[k] for k in sorted(some)]
+        for of_seed in lengths:
             for place in range(len(of_seed[0].curve)):
                 values = [run.curve[place].value if place < len(run.curve) else None
                           for run in of_seed]  # fmt: skip
@@ -396,3 +397,25 @@ class Finals:
         return Finalist(
             entrant.method, entrant.number, entrant.config, budget, steps, value, tasks, state
         )
+
+
+#: (place of an entrant, budget) → its runs, one a paired seed
+_Runs = dict[tuple[int, int], list[_Trained]]
+
+
+def _rank(entrants: Sequence[Entrant], place: int) -> int:
+    """How many entrants of the same method are before it."""
+    return sum(one.method == entrants[place].method for one in entrants[:place])
+
+
+def _gain(arm: str, entrants: Sequence[Entrant], runs: _Runs, budget: int) -> Gain | None:
+    """What an arm gains by the next budget; None if none of its runs can say."""
+    pairs: list[Float[np.ndarray, "two seed"]] = []
+    for place, entrant in enumerate(entrants):
+        both = [runs.get((place, steps), []) for steps in (budget, LONGER * budget)]
+        if entrant.method == arm and all(some and not any(r.failed for r in some) for some in both):
+            pairs.append(np.array([[run.best for run in some] for some in both]))
+    if not pairs:
+        return None
+    values = np.stack(pairs)
+    return gain_of(arm, budget, LONGER * budget, values[:, 0], values[:, 1])

@@ -8,11 +8,12 @@ import json
 import os
 import re
 import tempfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autometa.errors import InfrastructureError, UserError, nearest
+from autometa.errors import InfrastructureError, UserError, nearest, reason_of
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
@@ -109,15 +110,23 @@ def check_writable(folder: Path, what: str) -> None:
             pass
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InfrastructureError(f"{what}: {exc.strerror} (`{folder}`).") from exc
+            raise InfrastructureError(f"{what}: {reason_of(exc)} (`{folder}`).") from exc
         raise UserError(
-            f"{what} should be a folder that can be written. Found `{folder}` ({exc.strerror})."
+            f"{what} should be a folder that can be written. Found `{folder}` ({reason_of(exc)})."
         ) from None
 
 
 def is_name(text: str) -> bool:
     """Whether this can be the name of a study, and so a file name on every system."""
     return _NAME.fullmatch(text) is not None
+
+
+def stem_of(text: str) -> str:
+    """A name for a study or a model, after any text: accents are dropped, and what else is no
+    letter or digit of ASCII becomes `-`."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")
+    return stem[:80].rstrip("-._") or "study"
 
 
 def check_study_name(name: str, parameter: str = "study_name") -> str:
@@ -161,7 +170,7 @@ def note_opening(home: Home, fingerprint: str) -> int:
             part.replace(path)
     except OSError as exc:
         raise InfrastructureError(
-            f"The openings of test rows cannot be counted in `{path}` ({exc.strerror})."
+            f"The openings of test rows cannot be counted in `{path}` ({reason_of(exc)})."
         ) from exc
     return before
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from autometa.contests import Contest, seconds_of
 from autometa.finals import Finalist, Finals, Judgement, Trainings
@@ -76,6 +76,11 @@ class Judge:
         for one in sorted(judged, key=lambda one: one.rank, reverse=True):
             finalists.setdefault(one.method, []).append(one)
         notes = [*_left_out(found, judged), *_notes(finalists, trials, before)]
+        if trained.left_out:
+            notes.append(
+                f"the time was up before {trained.left_out} of {len(entrants)} finalists were "
+                "trained again, so the luck of tuning is known less well"
+            )
         test = contest.compare(finalists, trials, finals, notes)
         budget = _budget(self._settings.max_steps, finalists, trained)
         test |= {
@@ -87,7 +92,6 @@ class Judge:
             test["verdict"] = f"{test['verdict']} {_held_at(budget)}"
         test = self._judge_bound(test, trials, finalists, reference)
         name = test["delivered"]["method"]
-        chosen = finalists.get(name, [None])[0]
         row = next(row for row in test["methods"] if row["name"] == name)
         facts = {
             "suite": contest.suite.name,
@@ -99,7 +103,7 @@ class Judge:
             "test_score": row["score"],
             "verdict": test["verdict"],
         }
-        model = yield from contest.deliver(name, chosen, finals, facts)
+        model = yield from contest.deliver(name, finalists, finals, facts)
         winners = {arm: finalists[arm][0] for arm in ARMS if arm in finalists}
         flat = tuple(one for some in finalists.values() for one in some)
         return Judgement(winners, flat, test, model)
@@ -154,6 +158,13 @@ def _notes(
             notes.append(
                 f"the winner of the {arm} arm is one of {len(advised)} configurations that were "
                 "tried beyond the searched trials, after the diagnosis"
+            )
+    stopped = {trial.number for trial in trials if trial.state != TrialState.COMPLETE}
+    for arm, winner in winners.items():
+        if winner.number in stopped:
+            notes.append(
+                f"no trial of the {arm} arm was trained to the end in the search, so those that "
+                "came farthest were trained for the comparison"
             )
     if len({winner.config.init.kind for winner in winners.values()}) > 1:
         notes.append(

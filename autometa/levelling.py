@@ -2,9 +2,9 @@
 
 A difference between two arms that still learn is a difference of budgets. The first `CHECKED`
 finalists of each arm are therefore also trained with `LONGER` times the steps, their schedules
-spanning them, with the first `CHECK_SEEDS` of the paired seeds; each length counts with its best
-rung. Where an arm gains more than noise, all finalists of both are trained at the longer budget,
-up to `CAP` times the budget of the search.
+spanning them, with the same paired seeds; each length counts with its best rung. Where an arm gains
+more than noise, all finalists of both are trained at the longer budget, up to `CAP` times the
+budget of the search.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from autometa.intervals import mean_interval
 LONGER = 3
 #: the longest budget, in budgets of the search
 CAP = 9
-#: finalists of an arm, and of the paired seeds those, that the next budget is tried with
-CHECKED, CHECK_SEEDS = 3, 2
+#: finalists of an arm that the next budget is tried with
+CHECKED = 2
 #: a gain of the score that nobody would train three times as long for
 WORTH = 0.005
 

@@ -1,9 +1,9 @@
 """Pools of trained networks for `null_verdict.py`: random configurations, really trained.
 
 A pool holds, for N configurations of one arm on one suite, the validation score of one run with a
-seed of its own (what a search sees), and of K runs with paired seeds (what the finals see) their
-validation scores and test outputs. Each configuration is one file, so that training goes on where
-it was stopped.
+seed of its own (what a search sees), and of K runs with paired seeds (what the finals see, each
+validated on a fold of its own where they would be) their validation scores and test outputs. Each
+configuration is one file, so that training goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from autometa.metrics import TaskSpec
 from autometa.space import Arm, Space, default_space
 from autometa.study import BEST_STEP, is_eligible, read_study, score_of
 from autometa.tasks import TaskSuite
+from autometa.tasks.folds import fold_numbers
 from autometa.training.budget import with_batch_size
 from autometa.training.population import Trainer
 from autometa.training.scoring import task_specs
@@ -76,9 +77,10 @@ def make_pool(suite: TaskSuite, arm: Arm, folder: Path, n: int, seeds: int, step
         path = folder / f"{arm}-{number}.npz"
         if not path.is_file():
             config = with_batch_size(_draw(space, arm, number), suite)
-            seeds_of = [_SEARCH + number, *(_PAIRED + k for k in range(seeds))]
-            values, outputs = _train(suite, config, seeds_of, steps, steps)
-            _keep(path, {"values": values, "outputs": outputs[1:]})
+            paired = [_PAIRED + k for k in range(seeds)]
+            searched, _ = _train(suite, config, [_SEARCH + number], steps, steps)
+            values, outputs = _train(suite, config, paired, steps, steps, folded=True)
+            _keep(path, {"values": np.concatenate([searched, values]), "outputs": outputs})
         parts.append(_read(path))
     values = np.stack([part["values"] for part in parts])
     outputs = np.stack([part["outputs"] for part in parts])
@@ -116,7 +118,7 @@ def real_searches(
             configs = [TrialConfig.from_flat(t.user_attrs["config"]) for t in best]
             lengths = [int(t.user_attrs[BEST_STEP]) for t in best]
             parts = [
-                _train(suite, config, paired, max_steps, length)
+                _train(suite, config, paired, max_steps, length, folded=True)
                 for config, length in zip(configs, lengths, strict=True)
             ]
             values, outputs = (np.stack(some) for some in zip(*parts, strict=True))
@@ -144,11 +146,21 @@ def _draw(space: Space, arm: Arm, number: int) -> TrialConfig:
 
 
 def _train(
-    suite: TaskSuite, config: TrialConfig, seeds: Sequence[int], max_steps: int, to_step: int
+    suite: TaskSuite,
+    config: TrialConfig,
+    seeds: Sequence[int],
+    max_steps: int,
+    to_step: int,
+    folded: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Validation scores [seed] (NaN where a run failed) and test outputs [seed, …]."""
-    trainer = Trainer(suite.without_test(), max_steps, torch.device("cpu"))
-    runs = [Run(config, seed) for seed in seeds]
+    """Validation scores [seed] (NaN where a run failed) and test outputs [seed, …].
+
+    Args:
+        folded: each seed has a fold of its own, where the finals would give it one.
+    """
+    fold = fold_numbers(suite.without_test(), len(seeds)) if folded else None
+    trainer = Trainer(suite.without_test(), max_steps, torch.device("cpu"), fold=fold)
+    runs = [Run(config, seed, None if fold is None else k) for k, seed in enumerate(seeds)]
     results, state = trainer.train(runs, trainer.start(runs), to_step)
     values = np.array([np.nan if one.value is None else one.value for one in results])
     return values, trainer.predict(runs, state, suite.open_test()).astype(np.float32)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from autometa.intervals import mean_interval
 from autometa.metrics import evaluate
 from autometa.networks import Problem
 from autometa.tasks import TaskSuite
+from autometa.tasks.catalog import DATA_VARIABLE, data_folder
 from autometa.training.data import TrainingRows
 from autometa.training.initial import Initial
 from autometa.training.population import Trainer
@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.splits < 2:
         parser.error("there should be at least 2 splits")
+    if data_folder() is None:
+        parser.error(f"{DATA_VARIABLE} should name the folder of the suite")
     torch.set_num_threads(1)
     parts = [float(part) for part in args.parts.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def one_split(name: str, split: int, parts: Sequence[float], out: Path) -> dict[
 def measured(name: str, split: int, parts: Sequence[float]) -> list[dict[str, Any]]:
     """Test scores of every arm and start, for each part of the training rows."""
     rng = np.random.default_rng(split)
-    folder_of_data = Path(os.environ["AUTOMETA_DATA"]).expanduser()
+    folder_of_data = data_folder() or Path()
     facts = json.loads((folder_of_data / "datasets.json").read_text(encoding="utf-8"))[name]
     frame = pd.read_parquet(folder_of_data / facts["file"])
     target, column = facts["target"], facts["task_column"]

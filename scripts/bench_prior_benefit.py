@@ -42,7 +42,7 @@ from autometa.priors import sharing_bench
 from autometa.priors.prior_file import SUFFIX, write_prior
 from autometa.priors.sampler import PROPOSED_BY
 from autometa.priors.shipping import bench_prior
-from autometa.study import read_study
+from autometa.study import read_study, utc
 
 SUITES = "diabetes,breast-cancer,atp1d,emotions,oes97-1,wq-plants"
 """Small ones of six families."""
@@ -95,7 +95,7 @@ def run(search: Search, out: Path) -> None:
         trials = read_study(Home.find(folder), "bench").trials
     ended = [t for t in trials if t.state.is_finished()]
     # of trials that were told in one go those that were asked for first
-    ended.sort(key=lambda t: (t.datetime_complete or t.datetime_start, t.number))
+    ended.sort(key=lambda t: (utc(t.datetime_complete or t.datetime_start), t.number))
     rows = [
         {
             "arm": t.user_attrs["arm"],

@@ -17,6 +17,7 @@ from autometa.networks import Problem
 from autometa.sharing import Params
 from autometa.tasks import TaskSuite
 from autometa.training.data import TrainingRows
+from autometa.training.state import Run
 from autometa.trial import TrialConfig, build
 
 TABLE, IMAGE = (5,), (2, 6, 5)
@@ -27,6 +28,11 @@ def in_steps(suite: TaskSuite, config: TrialConfig, epochs: int) -> int:
     """Optimizer steps of so many passes over the training rows."""
     rows = TrainingRows(suite.rows("train"), Problem.of(suite), torch.device("cpu"))
     return epochs * rows.steps(config.optimizer)
+
+
+def seeded(*seeds: int) -> list[Run]:
+    """Runs of the default configuration with these seeds."""
+    return [Run(TrialConfig(), seed) for seed in seeds]
 
 
 @contextmanager

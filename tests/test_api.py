@@ -139,8 +139,13 @@ def test_a_study_that_was_counted_in_epochs_shows_its_result_and_does_not_go_on(
 
 def test_a_changed_suite_is_refused_on_resume(tmp_path: Path) -> None:
     first = run(tmp_path, small_suite(), n_trials=2)
-    with pytest.raises(StudyError, match="other data"):
-        run(tmp_path, small_suite(seed=1), study_name=first.study, resume=True)
+    for suite, what in (
+        (small_suite(seed=1), "other values of feature `x0`"),
+        (small_suite(rows=102), "12 rows more"),
+    ):
+        with pytest.raises(StudyError, match=rf"other data \(.*{what}") as caught:
+            run(tmp_path, suite, study_name=first.study, resume=True)
+        assert suite.fingerprint not in str(caught.value)
 
 
 def test_ctrl_c_leaves_a_study_that_resumes(

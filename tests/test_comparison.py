@@ -390,3 +390,13 @@ def test_a_task_that_neither_arm_learns_is_not_helped():
     found = compare(shared, alone, y, specs)
     assert [task.effect for task in found.tasks] == ["helped", "not learned"]
     assert "1 of 2 tasks helped, 0 hurt, 1 not learned by either" in found.verdict
+
+
+def test_sharing_does_not_help_between_networks_that_are_both_worse_than_the_constant():
+    shared, alone, y, specs = aligned(np.random.default_rng(25), [[1.1] * 2, [1.6] * 2], rows=300)
+    found = compare(shared, alone, y, specs, suite="noise")
+    assert found.difference_ci[0] > 0, "one is measurably less bad"
+    assert (found.outcome, found.learned, found.helped) == ("undecided", False, 0)
+    assert found.verdict.startswith(
+        "Whether sharing helps on noise cannot be told, because no network has learned anything"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from autometa import finals as finals_module
 from autometa.errors import InfrastructureError
 from autometa.finals import Entrant, Finals, Trainings
 from autometa.judge import _budget, _held_at
-from autometa.levelling import CHECK_SEEDS
+from autometa.levelling import CHECKED
 from autometa.searching.settings import FINAL_SEEDS, SearchSettings
 from autometa.searching.units import UnitResult, WorkUnit
 from autometa.training.population import RunResult
@@ -39,17 +40,17 @@ def finals(folder: Path, **options: Any) -> Finals:
 
 def trained(unit: WorkUnit, curve: Curve) -> UnitResult:
     """What a worker would return; the parameters of a checkpoint are its seed and step."""
-    _, place, budget, first = unit.names[0].split("-")[:4]
+    _, place, budget = unit.names[0].split("-")[:3]
     runs = []
     for k, name in enumerate(unit.names):
         points: list[RunResult] = []
         for step in unit.points:
-            value = curve(int(place), int(budget), int(first) + k, step)
+            value = curve(int(place), int(budget), k, step)
             if value is None or (points and points[-1].reason):
                 points.append(RunResult(step, None, reason="The loss is NaN."))
                 continue
             points.append(RunResult(step, value, {"a": value}))
-            state = PopulationState(torch.tensor([[float(first) + k, step]]), {}, {}, step)
+            state = PopulationState(torch.tensor([[float(k), step]]), {}, {}, step)
             save_run(state, 0, Run(CONFIG, unit.seeds[k]), unit.checkpoint(name, step))
         runs.append(tuple(points))
     curves = tuple(runs) if len(unit.points) > 1 else ()
@@ -127,14 +128,9 @@ def test_an_arm_that_gains_triples_the_budget_of_both(tmp_path: Path) -> None:
     assert found.budget == 900
     sharing, independent = found.finalists
     assert (sharing.budget, independent.budget, independent.value) == (300, 900, 0.7)
-    seeds = {(u.names[0].split("-")[1], u.max_steps): 0 for u in units}
-    for unit in units:
-        seeds[unit.names[0].split("-")[1], unit.max_steps] += len(unit.seeds)
-    assert seeds == {
-        (place, budget): CHECK_SEEDS if budget == 2700 else FINAL_SEEDS
-        for place in "01"
-        for budget in (300, 900, 2700)
-    }
+    made = sorted((unit.names[0].split("-")[1], unit.max_steps) for unit in units)
+    assert made == [(place, budget) for place in "01" for budget in (300, 900, 2700)]
+    assert all(unit.seeds == units[0].seeds for unit in units)
     budget, words = told(found)
     assert budget["levelled"]
     assert words.startswith("It holds for 900 optimizer steps a network: with 3 times as many no")
@@ -154,22 +150,64 @@ def test_the_budget_is_tripled_twice_at_most(tmp_path: Path) -> None:
     )
 
 
-def test_after_the_time_out_no_longer_budget_is_tried(tmp_path: Path) -> None:
-    found, units = train(tmp_path, lambda *_: 0.5, is_late=lambda: True)
-    assert {unit.max_steps for unit in units} == {BUDGET}
-    assert found.gains == []
+def test_only_the_first_finalists_of_an_arm_are_tried_longer(tmp_path: Path) -> None:
+    entrants = [Entrant(arm, k, CONFIG) for k in range(4) for arm in ("sharing", "independent")]
+    script = finals(tmp_path).train(entrants, longer=True)
+    found, units = play(script, lambda unit: trained(unit, lambda *_: 0.5))
+    longer = [int(unit.names[0].split("-")[1]) for unit in units if unit.max_steps == 3 * BUDGET]
+    assert sorted(longer) == list(range(2 * CHECKED))
+    assert len(found.finalists) == len(entrants)
 
 
-def test_a_gain_that_time_does_not_allow_to_follow_is_said(tmp_path: Path) -> None:
-    calls: list[int] = []
+class Clock:
+    """A time-out that every unit takes a second of."""
 
-    def is_late() -> bool:
-        calls.append(1)
-        return len(calls) > 1
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.seconds, self.now = seconds, 0.0
+        monkeypatch.setattr(finals_module.time, "monotonic", lambda: self.now)
 
-    found, _ = train(tmp_path, lambda p, budget, s, step: budget / 9e3, is_late=is_late)
+    def left(self) -> float:
+        return self.seconds - self.now
+
+    def trained(self, unit: WorkUnit, curve: Curve) -> UnitResult:
+        self.now += unit.max_steps / BUDGET
+        return trained(unit, curve)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "trained_", "longest"),
+    [(0.0, [0, 1], 1), (4.9, [0, 1], 1), (5.0, [0, 1, 2, 3], 1), (7.0, range(6), 1),
+     (20.9, range(6), 1), (21.0, range(6), 3)],
+)  # fmt: skip
+def test_a_time_out_trains_fewer_and_no_longer(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    trained_: Sequence[int],
+    longest: int,
+) -> None:
+    """A refit is kept time for; the best of each arm are trained whatever it takes."""
+    entrants = [Entrant(arm, k, CONFIG) for k in range(3) for arm in ("sharing", "independent")]
+    clock = Clock(monkeypatch, seconds)
+    script = finals(tmp_path, left=clock.left).train(entrants, longer=True)
+    found, units = play(script, lambda unit: clock.trained(unit, lambda *_: 0.5))
+    done = [int(unit.names[0].split("-")[1]) for unit in units if unit.max_steps == BUDGET]
+    assert done == list(trained_)
+    assert max(unit.max_steps for unit in units) == longest * BUDGET
+    assert bool(found.gains) is (longest > 1)
+    assert found.left_out == 6 - len(trained_)
+    assert clock.left() >= 1 or longest == 1 == len(done) - 1 or seconds < 5
+
+
+def test_a_gain_that_time_does_not_allow_to_follow_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entrants = [Entrant(arm, k, CONFIG) for k in range(4) for arm in ("sharing", "independent")]
+    clock = Clock(monkeypatch, 8 + 12 + 3)
+    script = finals(tmp_path, left=clock.left).train(entrants, longer=True)
+    found, _ = play(script, lambda unit: clock.trained(unit, lambda p, b, s, step: b / 9e3))
     assert found.budget == BUDGET
-    assert {one.budget for one in found.finalists} == {BUDGET}
+    assert [gain.gains for gain in found.gains] == [True, True]
     budget, words = told(found)
     assert (budget["steps"], budget["levelled"]) == (BUDGET, False)
     assert words == (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autometa.errors import UserError
-from autometa.home import Home, check_study_name, note_opening
+from autometa.home import Home, check_study_name, note_opening, stem_of
 
 
 def test_argument_then_environment_then_default(tmp_path, monkeypatch):
@@ -57,3 +57,23 @@ def test_openings_of_test_rows_are_counted_by_suite(tmp_path):
     assert sorted(found) == list(range(2, 42))
     (home.root / "openings.json").write_text("no json")
     assert note_opening(home, "a") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"),
+    [
+        ("sales", "sales"),
+        ("Daten März (2)", "Daten-Marz-2"),
+        ("été 2024", "ete-2024"),
+        ("数据", "study"),
+        ("数据 2024", "2024"),
+        ("..hidden", "hidden"),
+        ("a/b\\c:d", "a-b-c-d"),
+        ("v1.2_final-", "v1.2_final"),
+        ("x" * 79 + ".y", "x" * 79),
+        ("", "study"),
+    ],
+)
+def test_any_file_name_gives_the_name_of_a_study(text, stem):
+    assert stem_of(text) == stem
+    assert check_study_name(f"{stem}-1") == f"{stem}-1"

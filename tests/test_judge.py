@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from optuna.trial import TrialState, create_trial
 
 import autometa
 from autometa.api import SearchResult
@@ -19,7 +21,8 @@ from autometa.home import Home
 from autometa.judge import ARMS
 from autometa.model import Model, PeerModel
 from autometa.searching.finalists import FINALISTS, best_of
-from autometa.study import read_study
+from autometa.searching.loop import SearchLoop
+from autometa.study import read_study, rung_values
 from autometa.tasks import TaskSuite
 from autometa.trial import TrialConfig
 from tests.searching.support import SPACE, small_suite
@@ -87,9 +90,10 @@ def test_only_the_judge_opens_the_test_rows() -> None:
         for path in package.rglob("*.py")
         if re.search(r"\.open_test\(|\._test\b", path.read_text(encoding="utf-8"))
     }
-    # `held_out` gives rows of all splits to their tasks, `episodic` seals those of test tasks
-    regroups = {"tasks/held_out.py", "tasks/episodic.py"}
-    assert callers == {"contests.py", "tasks/suite.py", *regroups}
+    # `held_out` gives rows of all splits to their tasks, `episodic` seals those of test tasks, and
+    # `outline` tells other data by means over all rows, which no trial or method is shown
+    others = {"tasks/held_out.py", "tasks/episodic.py", "tasks/outline.py"}
+    assert callers == {"contests.py", "tasks/suite.py", *others}
 
 
 def test_workers_get_a_copy_without_test_rows(
@@ -390,3 +394,53 @@ def test_only_the_judge_of_episodes_opens_the_test_tasks() -> None:
         if re.search(r"\.open_test_episodes\(", path.read_text(encoding="utf-8"))
     }
     assert callers == {"contest_episodes.py"}
+
+
+@pytest.mark.usefixtures("early_rungs")
+@pytest.mark.parametrize("arms", [("sharing", "independent"), ("independent",)])
+def test_a_time_out_before_any_trial_ended_is_judged_from_those_that_came_farthest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: tuple[str, ...]
+) -> None:
+    """Trials that were stopped early, and those that waited to go on, are trained to the end."""
+    late = SearchLoop.is_late
+
+    def up(self: SearchLoop) -> bool:
+        reached = dict.fromkeys(arms, 0)
+        for t in self._handle.trials():
+            arm = t.user_attrs["arm"]
+            reached[arm] = max(reached.get(arm, 0), *rung_values(t), 0)
+        return late(self) or min(reached[arm] for arm in arms) > 1
+
+    monkeypatch.setattr(SearchLoop, "is_late", up)
+    found = run(tmp_path, small_suite(), n_trials=12, timeout=600.0, diagnose=False)
+    trials = {t.number: t for t in read_study(Home.find(tmp_path), found.study).trials}
+    assert found.test is not None
+    for arm, number in found.test["winners"].items():
+        own = [t for t in trials.values() if t.user_attrs["arm"] == arm]
+        if not any(t.state == TrialState.COMPLETE for t in own):
+            assert number in [t.number for t in best_of(own, arm)]
+            notes = " ".join(found.test["notes"])
+            assert f"no trial of the {arm} arm was trained to the end" in notes
+    assert set(found.test["winners"]) == {"sharing", "independent"}
+    assert not any(t.state == TrialState.COMPLETE for t in trials.values())
+    assert found.model is not None
+    assert json.dumps(found.to_json())
+
+
+def test_of_unfinished_trials_those_that_came_farthest_are_the_best() -> None:
+    made = [
+        create_trial(state=state, intermediate_values=rungs, user_attrs={"arm": "sharing"})
+        for state, rungs in [
+            (TrialState.PRUNED, {1: 0.9}),
+            (TrialState.PRUNED, {1: 0.2, 3: 0.4}),
+            (TrialState.RUNNING, {1: 0.3, 3: 0.5}),
+            (TrialState.RUNNING, {}),
+            (TrialState.FAIL, {1: 0.9, 3: 0.9}),
+        ]
+    ]
+    for number, trial in enumerate(made):
+        trial.number = number
+    assert [t.number for t in best_of(made, "sharing")] == [2, 1, 0]
+    assert best_of(made, "independent") == []
+    done = create_trial(value=0.1, user_attrs={"arm": "sharing"})
+    assert best_of([*made, done], "sharing") == [done], "as long as one was trained to the end"

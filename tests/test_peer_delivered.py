@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -88,17 +89,22 @@ def test_from_search_to_delete(tmp_path: Path) -> None:
     assert run(home, "predict", "linear", table).exit_code == 2
 
 
-def test_nothing_starts_from_it(tmp_path: Path) -> None:
+def test_the_best_way_to_share_is_kept_beside_it_to_start_from(tmp_path: Path) -> None:
     off = ("--mlflow-tracking-uri", "off")
-    assert search(tmp_path, write_table(tmp_path / "first.csv", 0), "first", *off).exit_code == 0
+    first = search(tmp_path, write_table(tmp_path / "first.csv", 0), "first", *off)
+    assert first.exit_code == 0, first.stderr
+    beside = autometa.load_model(Path(json.loads(first.stdout)["model"]) / "network")
+    assert isinstance(beside, Model)
+    assert beside.facts["method"] == "sharing"
     table = write_table(tmp_path / "second.csv", 1)
+    for asked in ("first", "auto"):
+        done = search(tmp_path, table, f"from-{asked}", *off, "--init-from", asked)
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["init"]["model"] == "first"
+    shutil.rmtree(Path(json.loads(first.stdout)["model"]) / "network")
     named = search(tmp_path, table, "named", *off, "--init-from", "first")
     assert named.exit_code == 2
     assert "nothing of model `first` fits here: it is no network (ridge regression" in named.stderr
-    nearest = search(tmp_path, table, "nearest", *off, "--init-from", "auto")
-    assert nearest.exit_code == 0, nearest.stderr
-    told = " ".join(nearest.stderr.split())
-    assert "No earlier model fits, every run starts at random (`first`: it is no network" in told
 
 
 def test_deliver_network_keeps_to_networks(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,11 @@ def test_rows(home: Home) -> None:
     assert all(r["params"]["sharing.kind"] == "independent" for r in rows[1::2])
     assert all(r["params"]["sharing.kind"] == "hard" for r in rows[0:8:2])
     assert rows[8]["params"] == {"sharing.kind": "independent"}
+    assert rows[8]["finished"] is None
+    times = [datetime.fromisoformat(r["finished"]) for r in rows[:8]]
+    assert all(time.utcoffset() == timedelta(0) for time in times)
+    assert times == sorted(set(times)), "trials of one second are told apart"
+    assert datetime.now(UTC) - times[-1] < timedelta(minutes=1)
 
 
 def test_delete(home: Home) -> None:

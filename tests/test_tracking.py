@@ -23,8 +23,18 @@ import pytest
 
 from autometa.errors import ConfigError, InfrastructureError, UserError
 from autometa.home import Home
-from autometa.tracking import NullTracker, Tracker, UiServer, default_uri, delete_runs, start_ui
+from autometa.tracking import (
+    NullTracker,
+    Tracker,
+    UiServer,
+    default_uri,
+    delete_runs,
+    start_ui,
+    task_key,
+    tracking_place,
+)
 from autometa.tracking.outbox import Outbox, Writer
+from autometa.tracking.places import Place
 from autometa.tracking.records import MAX_PARAM, clean_metrics, clean_values, merge, safe_name
 from autometa.tracking.runs import quiet
 
@@ -514,6 +524,55 @@ def test_an_unreachable_server_is_an_error_at_open(tmp_path: Path) -> None:
     assert "http://me:***@127.0.0.1:9" in str(caught.value)
     with pytest.raises(InfrastructureError, match="not deleted"):
         delete_runs("http://127.0.0.1:9", Home(tmp_path), "study")
+
+
+class TestPlace:
+    """The flag goes before the variable, and that before the home folder."""
+
+    def test_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        home, mine = Home(tmp_path), f"sqlite:///{tmp_path}/mine.db"
+        assert tracking_place(None, home) == Place(default_uri(home), None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+        assert tracking_place(None, home) == Place(default_uri(home), None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mine)
+        assert tracking_place(None, home) == Place(mine, "$MLFLOW_TRACKING_URI")
+        assert tracking_place(None, home).is_of_environment
+        assert tracking_place("http://other", home).uri == "http://other"
+        assert not tracking_place("http://other", home).is_of_environment
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+        assert isinstance(Tracker.open(None, home, "study"), NullTracker)
+
+    def test_runs_are_written_where_the_variable_says_and_deleted_there(
+        self, ready: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = Home(tmp_path / "other")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", default_uri(ready))
+        with Tracker.open(None, other, "study") as tracker:
+            start(tracker)
+            assert tracker.run_id is not None
+        assert len(runs(ready, "search")) == 1
+        assert not other.mlflow_db.exists()
+        assert delete_runs(None, other, "study") == 1
+        assert runs(ready, "search") == []
+
+    def test_a_variable_that_cannot_be_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+        with pytest.raises(ConfigError, match=r"It is from \$MLFLOW_TRACKING_URI"):
+            Tracker.open(None, Home(tmp_path), "study")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(InfrastructureError, match=r"or correct \$MLFLOW_TRACKING_URI"):
+            Tracker.open(None, Home(tmp_path), "study")
+
+
+def test_the_key_of_a_task_is_the_same_behind_everything() -> None:
+    for name in ("a", "a b", ".", "pH (water)", "x" * 300, "ü/β", ""):
+        key = task_key(name)
+        for before in ("task", "test/sharing/task"):
+            assert safe_name(f"{before}/{key}") == f"{before}/{key}"
+    assert task_key("pH") == "pH"
+    assert len({task_key(name) for name in (".", "..", "_", "")}) == 4
 
 
 @pytest.mark.parametrize("uri", ["htp://x", "./mlruns", "file:///tmp/mlruns", "sqlite://"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autometa.contest_episodes import EpisodeContest
-from autometa.contests import Contest, RowContest
+from autometa.contests import Contest, RowContest, folds_for
 from autometa.diagnosis import Diagnosis
 from autometa.finals import Finals, Judgement
 from autometa.home import Home, note_opening
@@ -41,7 +41,8 @@ def closing(
         folder=folder,
         models=home.models,
         notify=notify,
-        is_late=loop.is_late,
+        folded=isinstance(suite, TaskSuite) and folds_for(suite, settings) is not None,
+        left=loop.left,
     )
     contest: Contest = (
         EpisodeContest(suite, settings)

@@ -12,7 +12,7 @@ import numpy as np
 from autometa.errors import InfrastructureError, UserError
 from autometa.home import Home
 from autometa.model import Model
-from autometa.model.storing import PEER, read_facts
+from autometa.model.storing import NETWORK, PEER, read_facts
 from autometa.networks import Problem
 from autometa.priors import probes, shelf
 from autometa.priors.sources import distances
@@ -137,13 +137,15 @@ def read_model(path: Path) -> Model:
     """A network that may be damaged.
 
     Raises:
-        Unfit: the model is no network, so it has no blocks.
+        Unfit: the model is no network and has none beside it, so it has no blocks.
         UserError: it cannot be read.
     """
     try:
         facts = read_facts(path)
         if facts["kind"] == PEER:
-            raise Unfit(f"it is no network ({facts['words']})")
+            path = path / NETWORK
+            if not path.is_dir():
+                raise Unfit(f"it is no network ({facts['words']})")
         return Model.load(path)
     except UserError as exc:
         raise UserError(f"Parameter `init_from` (`--init-from`): {exc}") from None

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autometa.api.arguments import plain_arguments
 from autometa.api.closing import closing
 from autometa.api.episodic import (
     EPISODES,
@@ -24,6 +25,7 @@ from autometa.api.logged import log_end, log_start
 from autometa.api.objectives import check_bound, check_objectives, front_rows
 from autometa.api.prepare import (
     check_can_go_on,
+    check_same_data,
     check_settings,
     choose_name,
     choose_space,
@@ -48,6 +50,7 @@ from autometa.api.results import (
     tracked,
 )
 from autometa.api.starting import choose_start
+from autometa.caller import leaves_no_trace
 from autometa.errors import UserError
 from autometa.home import HOME, Home, check_study_name, check_writable
 from autometa.searching.executors import Chain
@@ -56,12 +59,14 @@ from autometa.searching.progress import Progress
 from autometa.searching.settings import FINAL_SEEDS
 from autometa.study import open_study
 from autometa.tasks import EpisodicSuite, TaskSuite
-from autometa.tracking import Tracker
+from autometa.tracking import Tracker, tracking_place
 from autometa.training.budget import check_length, full_length, with_batch_size
 
 Notify = Callable[[Progress], None]
 
 
+@leaves_no_trace
+@plain_arguments
 def search(
     suite: TaskSuite | EpisodicSuite | str | Path,
     *,
@@ -112,7 +117,9 @@ def search(
         study_name: made from the suite's name if not given.
         storage: any Optuna storage URL; a journal in the home folder if not given.
         n_trials: trials in all, those of an earlier run of this study included.
-        timeout: seconds after which no trial and no diagnosis is started; the judgement is.
+        timeout: seconds for everything: after half of them no trial and no diagnosis is started.
+            The judgement has what is left and does less where that is short: fewer finalists, no
+            longer training. The best trial of each arm is always judged, and the model trained.
         max_steps: optimizer steps of a trial that is never stopped early; by the suite if None, at
             least 2,000 but in episodes.
         max_epochs: the same in passes over the training rows, in place of `max_steps`.
@@ -129,7 +136,8 @@ def search(
         ensemble: networks that are delivered as one model, and judged as one: 5 if None, 1 in
             episodes.
         deliver: `auto`: the recommended method, whichever it is; `network`: of the networks only.
-        mlflow_tracking_uri: SQLite in the home folder if None; `off` for none.
+        mlflow_tracking_uri: if None that of `$MLFLOW_TRACKING_URI`, else SQLite in the home folder;
+            `off` for none.
         resume: go on with the study if there is one.
         sampler: `tpe`, `gp`, `random` or `cmaes`; pruner: `asha`, `hyperband`, `median`, `none`.
         prior: earlier searches that the sampler `tpe` learns from: `auto`, the prior that came with
@@ -206,10 +214,13 @@ def search(
     )
     earlier = earlier_attrs(place, name, storage, resume)
     check_same_episodes(name, earlier, facts)
+    check_same_data(name, earlier, loaded)
 
     def tell(message: str) -> None:
         notify(Progress("search", 0, n_trials, message=message))
 
+    for note in loaded.notes:
+        tell(note)
     wanted = wanted_prior(prior, settings, place, earlier, episodic=facts is not None, tell=tell)
     bound = choose_space(space, loaded, name, earlier, settings, notify)
     start = choose_start(init_from, loaded, bound, place, name, earlier)
@@ -222,6 +233,10 @@ def search(
         tracker = stack.enter_context(
             Tracker.open(mlflow_tracking_uri, place, name, study_id=attrs["id"])
         )
+        if (runs := tracking_place(mlflow_tracking_uri, place)).is_of_environment:
+            tell(
+                f"Runs are written to {tracker.display_uri or 'no MLflow'}, as {runs.source} says."
+            )
         handle = stack.enter_context(
             open_study(
                 place,
@@ -238,8 +253,6 @@ def search(
         counted_in_steps = "max_epochs" not in earlier.get("settings", {})
         unexplained = diagnose and counted_in_steps and stored_diagnosis(handle) is None
         if kept is None or unexplained:
-            for remark in loaded.remarks:
-                tell(remark)
             for message in bound.dropped:
                 tell(f"Left out: {message}")
             folder = place.checkpoints(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +17,7 @@ from autometa.config import flatten
 from autometa.searching.settings import SearchSettings
 from autometa.space import Space
 from autometa.tasks import EpisodicSuite, TaskSuite
-from autometa.tracking import Tracker
+from autometa.tracking import Tracker, task_key
 
 #: rows of the data set that MLflow gets a digest and a profile of
 _LOGGED_ROWS = 10_000
@@ -48,7 +50,24 @@ def log_start(
     if prior is not None:
         sources = [source["name"] for source in prior["sources"]]
         params |= {"prior": prior["asked"], "prior.sources": ", ".join(sources) or prior["reason"]}
-    tracker.search_started(params, tags, suite.describe(), space.text, frame, suite.name)
+    keys = {name: task_key(name) for name in suite.task_names}
+    tags |= {f"task/{key}": name for name, key in keys.items() if key != name}
+    texts = {"tasks.csv": _task_table(suite, keys)}
+    tracker.search_started(params, tags, suite.describe(), space.text, frame, suite.name, texts)
+
+
+def _task_table(suite: TaskSuite | EpisodicSuite, keys: Mapping[str, str]) -> str:
+    """A line a task: how metrics name it, its own name, and what it is."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["metric", "task", "kind", "measured by"])
+    if isinstance(suite, EpisodicSuite):
+        facts = [(suite.kind, suite.metric)] * len(suite.tasks)
+    else:
+        facts = [(task.kind, task.metric) for task in suite.tasks]
+    for (name, key), (kind, metric) in zip(keys.items(), facts, strict=True):
+        lines.writerow([f"task/{key}", name, kind, metric])
+    return out.getvalue()
 
 
 def log_end(
@@ -66,7 +85,7 @@ def log_end(
             numbers[f"test/{method['name']}/{key}"] = method[key]
     for task in test["tasks"]:
         for name, score in task["scores"].items():
-            numbers[f"test/{name}/task/{task['name']}"] = score
+            numbers[f"test/{name}/task/{task_key(task['name'])}"] = score
     tags = {"verdict": test["verdict"], "outcome": test["outcome"]}
     texts = {}
     if prior is not None and prior["sources"]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 
 from autometa.api.grouping import nested_groups
-from autometa.errors import StudyError, UserError
-from autometa.home import Home
+from autometa.errors import BrokenStudyError, StudyError, UserError
+from autometa.home import Home, stem_of
 from autometa.searching.executors import Executor, InlineExecutor
 from autometa.searching.loop import SearchSettings
 from autometa.searching.progress import Progress
@@ -22,6 +23,7 @@ from autometa.searching.settings import FINAL_SEEDS, MAX_SEED
 from autometa.space import Space, default_space
 from autometa.study import StudyHandle, is_advised, list_studies, make_sampler, read_study
 from autometa.tasks import EpisodicSuite, TaskSuite
+from autometa.tasks.outline import differences, outline
 from autometa.training.devices import find_device
 
 #: settings that a resumed study must keep: its rungs, seeds and arms depend on them
@@ -29,6 +31,8 @@ _FIXED = ("max_steps", "seed", "pruner", "independent_share", "no_task_worse_tha
 
 #: what may be delivered: any method, or networks only
 DELIVERS = ("auto", "network")
+#: attribute of a study: the outline of its data
+DATA = "data"
 #: attribute of a study: the nested groups that its trees are made of
 GROUPS = "task_groups"
 
@@ -98,8 +102,7 @@ def choose_name(
     home: Home, storage: str | None, suite: TaskSuite | EpisodicSuite, resume: bool
 ) -> str:
     """`<suite>-1`, `-2`, …: the first free name, or to resume the last one taken."""
-    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in suite.name).strip("-._")
-    stem = (stem or "study")[:80]
+    stem = stem_of(suite.name)
     taken = set(list_studies(home, storage, create=True))
     number = 1
     while f"{stem}-{number}" in taken:
@@ -110,8 +113,28 @@ def choose_name(
 def earlier_attrs(home: Home, name: str, storage: str | None, resume: bool) -> dict[str, Any]:
     """User attributes of the study to go on with; empty if it starts now."""
     if resume and name in list_studies(home, storage, create=True):
-        return dict(read_study(home, name, storage).user_attrs)
+        with suppress(BrokenStudyError):  # then it is begun anew
+            return dict(read_study(home, name, storage).user_attrs)
     return {}
+
+
+def check_same_data(
+    name: str, earlier: Mapping[str, Any], suite: TaskSuite | EpisodicSuite
+) -> None:
+    """Refuse to resume a study on other data than it has trials of.
+
+    Raises:
+        StudyError: one sentence that says what is different.
+    """
+    if earlier.get("fingerprint", suite.fingerprint) == suite.fingerprint:
+        return
+    what = "what is different was not noted by the version that started it"
+    if DATA in earlier:
+        what = "; ".join(differences(earlier[DATA], outline(suite)))
+    raise StudyError(
+        f"Study `{name}` was started on other data ({what}). Give back the same file, tasks and "
+        "split, or choose another study name."
+    )
 
 
 def choose_space(
@@ -170,6 +193,7 @@ def study_attrs(
     return {
         **({GROUPS: list(space.cuts)} if space.cuts else {}),
         "suite": suite.describe(),
+        DATA: outline(suite),
         "space": space.text,
         # of a study that was counted in epochs only the result is of use: it stays as it was
         "settings": before if "max_epochs" in before else asdict(settings),

@@ -188,6 +188,8 @@ def leave_record(
     handle.commit()
     try:
         record = record_of(handle.study, measured)
+        if record.left_out:
+            tell(f"Of the record for later searches: {record.odd_ones()}")
         if record.trials:  # else a space without anything to search
             shelf.keep(home, record)
     except InfrastructureError as exc:

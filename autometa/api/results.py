@@ -54,7 +54,7 @@ class SearchResult:
         rungs: where trials are stopped early, and whether the order there is that of the end:
             `arm`, `step`, `bracket` (hyperband), rank `correlation` over the trials that were
             trained to the end, once there are five, and whether it is `used`.
-        remarks: where cells of the table were read as something else than their text.
+        notes: how the table was read, and what else was done to it (`TaskSuite.notes`).
         interrupted: whether the user stopped it; `resume=True` goes on.
     """
 
@@ -74,7 +74,7 @@ class SearchResult:
     prior: dict[str, Any] | None = field(default=None, repr=False)
     init: dict[str, Any] | None = field(default=None, repr=False)
     rungs: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    remarks: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
     interrupted: bool = False
 
     @property
@@ -102,7 +102,7 @@ class SearchResult:
             "prior": self.prior,
             "init": self.init,
             "rungs": self.rungs,
-            "remarks": list(self.remarks),
+            "notes": list(self.notes),
             "interrupted": self.interrupted,
         }
 
@@ -123,14 +123,14 @@ def _briefly(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """One trained configuration: its model, its score on the validation rows, and `remarks` on how
+    """One trained configuration: its model, its score on the validation rows, and `notes` on how
     the table was read."""
 
     model: Path
     value: float
     tasks: dict[str, float | None]
     seconds: float
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "model": str(self.model)}
@@ -177,7 +177,7 @@ def search_result(
         prior=prior_account(handle),
         init=told(handle, None if test is None else test.get("winners")),
         rungs=handle.study.user_attrs.get(RUNGS, []),
-        remarks=suite.remarks,
+        notes=suite.notes,
         interrupted=test is None,
     )
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autometa.api.arguments import plain_arguments
 from autometa.api.episodic import asked_episodes, load_any
 from autometa.api.results import TrainResult
 from autometa.api.starting import start_of
 from autometa.api.validating import validated
+from autometa.caller import leaves_no_trace
 from autometa.config import flatten, read_yaml
 from autometa.errors import ConfigError, UserError
-from autometa.home import HOME, Home, check_writable
+from autometa.home import HOME, Home, check_writable, stem_of
 from autometa.model import Model, load_model
 from autometa.searching.promotion import ladder
 from autometa.searching.settings import MAX_SEED
@@ -25,6 +27,8 @@ from autometa.training.state import PopulationState, Run
 from autometa.trial import TrialConfig
 
 
+@leaves_no_trace
+@plain_arguments
 def train(
     suite: TaskSuite | EpisodicSuite | str | Path,
     config: Mapping[str, Any] | str | Path,
@@ -110,7 +114,7 @@ def train(
     }
     folder = Path(out) if out is not None else _new_folder(Home.find(home).models, loaded.name)
     Model.of(stripped, parsed, state, facts, calibration).save(folder)
-    return TrainResult(folder, value, tasks, time.monotonic() - started, loaded.remarks)
+    return TrainResult(folder, value, tasks, time.monotonic() - started, loaded.notes)
 
 
 def _best(trainer: Trainer, runs: list[Run]) -> tuple[int, PopulationState]:
@@ -165,8 +169,8 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _new_folder(models: Path, stem: str) -> Path:
-    number = 1
+def _new_folder(models: Path, name: str) -> Path:
+    stem, number = stem_of(name), 1
     while (models / f"{stem}-train-{number}").exists():
         number += 1
     return models / f"{stem}-train-{number}"

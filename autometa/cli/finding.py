@@ -8,7 +8,7 @@ from typing import Any
 
 from autometa.cli.diagnosis import print_diagnosis
 from autometa.cli.episodes import print_methods
-from autometa.cli.output import counted, duration, print_remarks, say, settings, shown, table
+from autometa.cli.output import counted, duration, print_notes, say, settings, shown, table
 from autometa.cli.prior import print_account
 from autometa.home import Home
 
@@ -34,7 +34,7 @@ def print_finding(
         f"Study {found['study']}: {counted(found['n_trials'], 'trial')} ({', '.join(counts)}) on "
         f"{found['suite']}, {duration(found['seconds'])}."
     )
-    print_remarks(found.get("remarks", ()))
+    print_notes(found.get("notes", ()))
     if found["best"] is not None:
         best = found["best"]
         say(f"Best on validation: trial {best['number']}, score {best['value']:.4f}.")

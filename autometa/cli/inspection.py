@@ -15,7 +15,7 @@ import autometa
 from autometa.cli import options
 from autometa.cli.disk import folder_size, study_paths
 from autometa.cli.output import emit_json, note, quiet_stdout, say, shown, size, table
-from autometa.errors import AutometaError, UserError
+from autometa.errors import AutometaError
 from autometa.home import Home, check_writable
 
 _PACKAGES = ("torch", "optuna", "ray", "mlflow", "torchjd", "scikit-learn", "pandas", "numpy")
@@ -47,10 +47,6 @@ def ui(
     home: options.Home = None,
 ) -> None:
     """Open the MLflow UI: every search is a run, every trial a child run. Ctrl-C ends it."""
-    if mlflow_tracking_uri == "off":
-        raise UserError(
-            "Option `--mlflow-tracking-uri` should be a server or a store to look at. Found `off`."
-        )
     from autometa.tracking import open_ui
 
     code = open_ui(

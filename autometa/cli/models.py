@@ -16,13 +16,13 @@ from autometa.cli.output import (
     emit_json,
     note,
     plain,
-    print_remarks,
+    print_notes,
     quiet_stdout,
     say,
     shown,
     told_as_notes,
 )
-from autometa.errors import DataError, UserError, nearest
+from autometa.errors import DataError, UserError, nearest, reason_of
 from autometa.home import Home, check_writable
 
 #: tasks whose scores `train` prints
@@ -38,6 +38,7 @@ def train(
     metric: options.Metric = None,
     split_column: options.SplitColumn = None,
     group_column: options.GroupColumn = None,
+    time_column: options.TimeColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
     sep: options.Sep = None,
@@ -45,6 +46,10 @@ def train(
     encoding: options.Encoding = None,
     missing: options.Missing = None,
     date_order: options.DateOrder = None,
+    keep: options.Keep = None,
+    unusable: options.Unusable = None,
+    target_scale: options.TargetScale = None,
+    task_scale: options.TaskScale = None,
     episodic: Annotated[
         bool,
         typer.Option(
@@ -110,6 +115,7 @@ def train(
         metric=metric,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         test=test,
         drop=drop,
         sep=sep,
@@ -117,6 +123,10 @@ def train(
         encoding=encoding,
         missing=missing,
         date_order=date_order,
+        keep=keep,
+        unusable=unusable,
+        target_scale=target_scale,
+        task_scale=task_scale,
     )
     chosen = _configuration(config, set_)
     from autometa import api
@@ -143,7 +153,7 @@ def train(
     if json:
         emit_json(result.to_json())
         return
-    print_remarks(result.remarks)
+    print_notes(result.notes)
     say(f"Validation score {result.value:.4f} after {duration(result.seconds)}.")
     for name, value in islice(result.tasks.items(), _TASKS):
         say(f"  {name}: " + ("not judged" if value is None else f"{value:.4f}"))
@@ -306,8 +316,10 @@ def _configuration(file: Path | None, items: list[str] | None) -> dict[str, Any]
     for name, value in options.pairs(items, "--set").items():
         try:
             chosen[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"Option `--set {name}={value}` has no YAML value.") from None
+        except yaml.YAMLError as exc:
+            raise UserError(
+                f"Option `--set {name}={value}` should have a YAML value ({reason_of(exc)})."
+            ) from exc
     return chosen
 
 

@@ -83,6 +83,7 @@ def suite_options(
     metric: list[str] | None,
     split_column: str | None,
     group_column: str | None,
+    time_column: str | None,
     test: Path | None,
     drop: list[str] | None,
     sep: str | None,
@@ -90,6 +91,10 @@ def suite_options(
     encoding: str | None,
     missing: list[str] | None,
     date_order: str | None,
+    keep: list[str] | None,
+    unusable: str | None,
+    target_scale: str | None,
+    task_scale: str | None,
 ) -> dict[str, Any]:
     """The options of a suite that were given, as keywords of `load_suite`."""
     one = target[0] if target and len(target) == 1 else None
@@ -103,8 +108,13 @@ def suite_options(
         "metrics": _one_or_each(metric, "--metric"),
         "split_column": split_column,
         "group_column": group_column,
+        "time_column": time_column,
         "test": test,
         "drop": drop or None,
+        "keep": tuple(keep or ()) or None,
+        "unusable": unusable,
+        "target_scale": target_scale,
+        "task_scale": task_scale,
         **read_options(sep, decimal, encoding, missing, date_order),
     }
     return {key: value for key, value in chosen.items() if value is not None}
@@ -253,6 +263,52 @@ DateOrder = Annotated[
     ),
 ]
 
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Dates or numbers; the latest rows are the test rows, those before them validation.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="A feature that stays though it looks like a row number or an identifier; more than "
+        "once for several.",
+        rich_help_panel=_SUITE,
+    ),
+]
+Unusable = Annotated[
+    str | None,
+    typer.Option(
+        metavar="drop|error",
+        help="What becomes of tasks with one class, or too few rows. Default: they are left out "
+        "where two others remain.",
+        rich_help_panel=_SUITE,
+    ),
+]
+TargetScale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="standard|robust",
+        help="robust standardises numbers by median and interquartile range, and lets values far "
+        "out count as 10 deviations.",
+        rich_help_panel=_SUITE,
+    ),
+]
+
+TaskScale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|shared|own",
+        help="Whether the tasks of --task-column are standardised together or each by itself. "
+        "Default: by themselves where they have no unit in common.",
+        rich_help_panel=_SUITE,
+    ),
+]
+
 # --- episodes ----------------------------------------------------------------------------------
 
 EPISODES = "Episodes: learning new tasks from a few rows"
@@ -338,8 +394,8 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="MLflow server or store. Default: SQLite in the home folder; [bold]off[/bold] "
-        "tracks nothing.",
+        help="MLflow server or store. Default: $MLFLOW_TRACKING_URI, else SQLite in the home "
+        "folder; [bold]off[/bold] tracks nothing.",
     ),
 ]
 Prior = Annotated[

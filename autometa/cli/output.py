@@ -56,14 +56,14 @@ def quiet_stdout() -> Iterator[None]:
         yield
 
 
-def print_remarks(remarks: Sequence[str], most: int = 30) -> None:
-    """How the table was read, where that is not as it is written."""
-    if remarks:
-        say("How the table was read:")
-    for remark in remarks[:most]:
-        say(f"  {remark}")
-    if len(remarks) > most:
-        say(f"  {len(remarks) - most} more remarks; --json has them all.")
+def print_notes(notes: Sequence[str], most: int = 30) -> None:
+    """What was read as something else than it is written, or done to the table."""
+    if notes:
+        say("The table:")
+    for text in notes[:most]:
+        say(f"  {text}")
+    if len(notes) > most:
+        say(f"  {len(notes) - most} more notes; --json has them all.")
 
 
 @contextlib.contextmanager

@@ -184,11 +184,14 @@ def _row(record: Record) -> dict[str, Any]:
         "best": record.best(),
         "max_steps": facts.max_steps,
         "max_epochs": facts.max_epochs,
-        "finished": facts.finished,
+        "finished": record.finished.isoformat(timespec="microseconds"),
     }
 
 
 def _table(records: Any) -> None:
-    rows = [_row(record) for record in records]
+    rows = [
+        _row(record) | {"finished": f"{record.finished:%Y-%m-%d %H:%M:%S} UTC"}
+        for record in records
+    ]
     columns = ["record", "suite", "trials", "best", "finished"]
     table(columns, [[row[c] for c in columns] for row in rows], right=["trials", "best"])

@@ -28,6 +28,7 @@ def search(
     metric: options.Metric = None,
     split_column: options.SplitColumn = None,
     group_column: options.GroupColumn = None,
+    time_column: options.TimeColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
     sep: options.Sep = None,
@@ -35,6 +36,10 @@ def search(
     encoding: options.Encoding = None,
     missing: options.Missing = None,
     date_order: options.DateOrder = None,
+    keep: options.Keep = None,
+    unusable: options.Unusable = None,
+    target_scale: options.TargetScale = None,
+    task_scale: options.TaskScale = None,
     episodic: options.Episodic = False,
     ways: options.Ways = None,
     shots: options.Shots = None,
@@ -63,7 +68,8 @@ def search(
         typer.Option(
             callback=options.at_least(0),
             metavar="SECONDS",
-            help="Start no new trial and no diagnosis after this time; what ran is judged.",
+            help="For everything: half of it for trials and diagnosis, the rest for judging what "
+            "ran, with fewer finalists and no longer training where it is short.",
             rich_help_panel=_SEARCH,
         ),
     ] = None,
@@ -216,6 +222,7 @@ def search(
         metric=metric,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         test=test,
         drop=drop,
         sep=sep,
@@ -223,6 +230,10 @@ def search(
         encoding=encoding,
         missing=missing,
         date_order=date_order,
+        keep=keep,
+        unusable=unusable,
+        target_scale=target_scale,
+        task_scale=task_scale,
     )
     from autometa import api
 

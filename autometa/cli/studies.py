@@ -23,7 +23,13 @@ from autometa.cli.output import (
     size,
     table,
 )
-from autometa.errors import InfrastructureError, StudyError, UserError
+from autometa.errors import (
+    BrokenStudyError,
+    InfrastructureError,
+    StudyError,
+    UserError,
+    reason_of,
+)
 from autometa.home import Home
 
 Row = dict[str, Any]
@@ -144,9 +150,16 @@ def delete(
     from autometa.study import delete_study, read_study
 
     folder = Home.find(home)
-    record = read_study(folder, study, storage)  # a StudyError names the nearest study
-    n_trials = len(record.get_trials(deepcopy=False))
-    study_id = record.user_attrs.get("id")
+    n_trials, study_id, is_broken = 0, None, False
+    try:
+        record = read_study(folder, study, storage)  # a StudyError names the nearest study
+        n_trials = len(record.get_trials(deepcopy=False))
+        study_id = record.user_attrs.get("id")
+    except (BrokenStudyError, InfrastructureError) as exc:
+        if storage is not None:
+            raise
+        note(f"{exc}")
+        is_broken = True
     paths = [path for path in study_paths(folder, study) if path.exists()]
     used = sum(folder_size(path) for path in paths)
     if not yes:
@@ -166,7 +179,7 @@ def delete(
         else:
             path.unlink(missing_ok=True)
     n_runs = 0
-    if mlflow_tracking_uri != "off":
+    if mlflow_tracking_uri != "off" and not is_broken:  # then whose runs they are is not known
         n_runs = _delete_runs(folder, study, mlflow_tracking_uri, study_id)
     if json:
         emit_json({"study": study, "trials": n_trials, "runs": n_runs, "bytes": used})
@@ -176,17 +189,25 @@ def delete(
 
 
 def _list_studies(home: Home, storage: str | None, json: bool) -> None:
-    from autometa.study import hidden, list_studies
+    from autometa.study import broken_studies, hidden, list_studies
 
     found = list_studies(home, storage)
+    broken = set(broken_studies(home, storage)) if found else set()
     if json:
         emit_json(found)
     elif found:
         for name in found:
-            say(str(name))
+            say(f"{name} (broken)" if name in broken else name)
     else:
         where = shown(home.root) if storage is None else hidden(storage)
         note(f"No study in {where} yet. Start one with `autometa search SUITE`.")
+        if storage is None:
+            note("Studies in a database are listed with --storage URL.")
+    for name in sorted(broken):
+        note(
+            f"Study {name} is broken: its search was killed before it began. Remove it with "
+            f"`autometa delete {name}`, or begin it with --resume."
+        )
 
 
 def _rows(home: Home, study: str, storage: str | None) -> list[Row]:
@@ -205,9 +226,10 @@ def _episode_flags(home: Home, study: str, storage: str | None) -> str:
 
 
 def _delete_runs(home: Home, study: str, uri: str | None, study_id: str | None) -> int:
-    if uri is None and not home.mlflow_db.exists():
-        return 0
-    from autometa.tracking import delete_runs
+    from autometa.tracking import delete_runs, tracking_place
+
+    if tracking_place(uri, home).source is None and not home.mlflow_db.exists():
+        return 0  # without loading MLflow
 
     try:
         with quiet_stdout():
@@ -224,7 +246,7 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
     try:
         path.write_text(yaml.safe_dump(dict(config), sort_keys=True), encoding="utf-8")
     except OSError as exc:
-        raise UserError(f"Option `--out`: `{path}` cannot be written ({exc.strerror}).") from None
+        raise UserError(f"Option `--out`: `{path}` cannot be written ({reason_of(exc)}).") from None
 
 
 def _yes_no(value: bool | None) -> str | None:

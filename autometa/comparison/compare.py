@@ -245,13 +245,16 @@ def _arms(found: Resampled, methods: Mapping[str, Method]) -> dict[str, Any]:
     """Sharing against independent networks; undecided where one of them is missing."""
     out: dict[str, Any] = {
         "outcome": "undecided", "difference": None, "difference_ci": None, "delta_m": None,
-        "delta_m_ci": None, "opposed": [],
+        "delta_m_ci": None, "learned": True, "opposed": [],
     }  # fmt: skip
     if not set(ARMS) <= set(methods):
         return out
     gap = found.difference(*ARMS)
     out |= {"difference": number(gap.estimate), "difference_ci": pair(gap)}
-    by_score = _side(gap)
+    scores = found.scores()
+    reached = [float(found.of(arm, scores)[0]) for arm in ARMS]
+    out["learned"] = not all(score < 0 for score in reached)  # better than the training constant
+    by_score = _side(gap) if out["learned"] else "undecided"
     out["outcome"] = by_score
     if len(found.task_units) == 1 and found.observed.specs[0].name == "episodes":
         return out  # Δm is a mean over tasks, which episodes of new tasks do not have in common

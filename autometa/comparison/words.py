@@ -39,7 +39,7 @@ def _best(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> str:
     first = rows[best["name"]]
     if best["over"] is None:
         return (
-            f"No comparison on {words.where}: {first['words']} scores {_score(first)}, and there "
+            f"No comparison on {words.where}: {_scores(first)} {_score(first)}, and there "
             "is nothing beside it."
         )
     second = rows[best["over"]]
@@ -55,7 +55,7 @@ def _best(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> str:
     others = f" Others: {listed}." if left else ""
     if not best["ahead"]:
         return (
-            f"No method is measurably ahead on {words.where}: {first['words']} scores "
+            f"No method is measurably ahead on {words.where}: {_scores(first)} "
             f"{_score(first)}, the next, {second['words']}, {_score(second)} ({margin}){network}."
             f"{others}"
         )
@@ -88,7 +88,7 @@ def _sharing(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> s
         low, high = (_signed(v, digits) for v in out["delta_m_ci"])
         gain = f"; Δm {_signed(out['delta_m'], digits)}%, {low} to {high}"
     both = (
-        f"{sharing['words']} scores {_score(sharing)} against {_score(independent)} for "
+        f"{_scores(sharing)} {_score(sharing)} against {_score(independent)} for "
         f"{independent['words']} ({_margin(out['difference'], out['difference_ci'])}{gain})"
     )
     effects = ""
@@ -96,6 +96,12 @@ def _sharing(out: Mapping[str, Any], rows: Mapping[str, Any], words: Words) -> s
         unlearned = sum(task["effect"] == "not learned" for task in out["tasks"])
         effects = f"; {out['helped']} of {len(out['tasks'])} tasks helped, {out['hurt']} hurt"
         effects += f", {unlearned} not learned by either" if unlearned else ""
+    if not out["learned"]:
+        return (
+            f"Whether sharing helps on {words.suite} cannot be told, because no network has "
+            f"learned anything: {both}, and predicting the mean or the most frequent class scores "
+            f"0{effects}."
+        )
     helps, loses, neither = _QUESTION[out["layout"]]
     if out["outcome"] == "sharing":
         return f"{helps} on {words.suite}: {both}{effects}."
@@ -142,6 +148,14 @@ def _recommended(out: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
 def _use(rows: Mapping[str, Any], out: Mapping[str, Any]) -> str:
     row = rows[out["recommended"]]
     return f"{row['words']} {'are' if out['recommended'] == 'independent' else 'is'}"
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    """Its name with the verb: several trees or networks score, one way to share scores."""
+    head = str(row["words"]).split(",")[0].split(" (")[0]
+    several = head.endswith(("networks", "trees", "forests"))
+    comma = "," if "," in row["words"] else ""
+    return f"{row['words']}{comma} {'score' if several else 'scores'}"
 
 
 def _order(row: Mapping[str, Any]) -> float:

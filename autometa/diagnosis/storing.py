@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autometa.searching.units import UnitResult, WorkUnit, best_of_unit
 from autometa.space import Arm
 from autometa.study import ADVISED, BEST_STEP, StudyHandle, is_advised
-from autometa.tracking import Tracker
+from autometa.tracking import Tracker, task_key
 
 #: the study attribute that holds it
 ATTRIBUTE = "diagnosis"
@@ -83,6 +83,6 @@ def record(
     if best is None or value is None:
         tracker.trial_finished(number, "FAIL", None, reason)
         return
-    metrics = {f"task/{name}": s for name, s in best.tasks.items() if s is not None}
+    metrics = {f"task/{task_key(name)}": s for name, s in best.tasks.items() if s is not None}
     tracker.trial_rung(number, best.step, {"value": value, **metrics})
     tracker.trial_finished(number, "COMPLETE", value, None)

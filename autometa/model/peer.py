@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autometa.errors import InfrastructureError, UserError
+from autometa.errors import InfrastructureError, UserError, reason_of
 from autometa.model.conformal import Calibration
 from autometa.model.predictor import Predictor, Reading, inference_seconds, read_members
 from autometa.model.storing import PEER, read_facts, write_facts
@@ -117,7 +117,7 @@ class PeerModel(Predictor):
                 self.fitted.estimators, path
             )
         except OSError as exc:
-            raise InfrastructureError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
+            raise InfrastructureError(f"Cannot write {path}: {reason_of(exc)}.") from exc
         facts = {
             "words": self.fitted.words,
             "peer": self.fitted.to_json(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from autometa.errors import InfrastructureError, UserError
+from autometa.errors import InfrastructureError, UserError, reason_of
 
 FORMAT = 2
 """What this version writes: 1 had one network, without its dimension for members."""
@@ -27,7 +27,7 @@ def write_facts(folder: Path, kind: str, facts: dict[str, Any]) -> None:
         text = json.dumps({"format": FORMAT, "kind": kind, **facts}, indent=1)
         path.write_text(text, encoding="utf-8")
     except OSError as exc:
-        raise InfrastructureError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
+        raise InfrastructureError(f"Cannot write {path}: {reason_of(exc)}.") from exc
 
 
 def read_facts(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any]:

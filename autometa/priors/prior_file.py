@@ -29,7 +29,7 @@ from optuna.distributions import json_to_distribution
 from pydantic import Field
 
 from autometa.config import Config, parse
-from autometa.errors import InfrastructureError, UserError
+from autometa.errors import InfrastructureError, UserError, reason_of
 from autometa.priors.records import Facts, Line, Record, trial_of
 from autometa.study import rung_values
 
@@ -81,7 +81,7 @@ def write_prior(path: Path, prior: Prior) -> Path:
         part.replace(path)
     except OSError as exc:
         part.unlink(missing_ok=True)
-        raise InfrastructureError(f"Prior `{path}` cannot be written: {exc.strerror}.") from None
+        raise InfrastructureError(f"Prior `{path}` cannot be written: {reason_of(exc)}.") from None
     return path
 
 
@@ -97,7 +97,7 @@ def read_prior(path: Path) -> Prior:
             raise UserError(f"{where} should have at most {MAX_FILE >> 20} MiB.")
         data = path.read_bytes()
     except OSError as exc:
-        raise UserError(f"{where} cannot be read: {exc.strerror or exc}.") from None
+        raise UserError(f"{where} cannot be read: {reason_of(exc)}.") from None
     return from_bytes(data, where)
 
 

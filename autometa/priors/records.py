@@ -24,7 +24,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from autometa.config import Config
 from autometa.space import Arm
-from autometa.study import is_advised, rung_values, score_of
+from autometa.study import is_advised, rung_values, score_of, utc
 
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ARMS: tuple[Arm, Arm] = ("sharing", "independent")
@@ -49,7 +49,8 @@ Line = Annotated[str, AfterValidator(_one_line)]
 class Facts(Config):
     """All of a record but its trials, as JSON.
 
-    `study`, `id`, `finished`: which search it was, and when it ended (ISO 8601).
+    `study`, `id`, `finished`: which search it was, and when it ended (ISO 8601 in UTC, to the
+    microsecond; without a zone, as older versions wrote it, local time).
     `suite`, `fingerprint`: what was searched; `episodic`: whether in episodes of held-out tasks.
     `max_steps`: optimizer steps of a trial that was never stopped early; None where training was
     counted in epochs, `max_epochs`, and the rungs of its trials are. `space`: its YAML.
@@ -74,6 +75,15 @@ class Facts(Config):
         if (self.max_steps is None) == (self.max_epochs is None):
             raise ValueError("A record should have either `max_steps` or `max_epochs`.")
         return self
+
+    @field_validator("finished")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        try:
+            utc(datetime.datetime.fromisoformat(value))
+        except (ValueError, OverflowError, OSError) as exc:
+            raise ValueError(f"`finished` should be a time in ISO 8601 ({exc}).") from None
+        return value
 
     @field_validator("distributions")
     @classmethod
@@ -101,19 +111,38 @@ class Record:
     Attributes:
         trials: those with parameters of their own, by number; the value is the score, higher is
             better, also in a study that minimised a cost beside it. User attribute `arm`.
+        left_out: how many others the study had whose parameters are not in their ranges (Optuna
+            takes those); 0 in a record that was read.
     """
 
     facts: Facts
     trials: tuple[FrozenTrial, ...]
+    left_out: int = 0
 
     @property
     def name(self) -> str:
         """Of the study, with what tells two of one name apart."""
         return f"{self.facts.study}-{self.facts.id[:8]}"
 
+    @property
+    def finished(self) -> datetime.datetime:
+        """When the search ended, in UTC."""
+        return utc(datetime.datetime.fromisoformat(self.facts.finished))
+
+    @property
+    def order(self) -> tuple[datetime.datetime, str]:
+        """Older searches come first; the name only decides between equal times."""
+        return self.finished, self.name
+
     def of_arm(self, arm: str) -> list[FrozenTrial]:
         """The trials of one arm: what is good for one says little of the other."""
         return [t for t in self.trials if t.user_attrs["arm"] == arm]
+
+    def odd_ones(self) -> str:
+        """What is told of those that were left out."""
+        n, of = self.left_out, self.left_out + len(self.trials)
+        have = "trial has parameters" if n == 1 else "trials have parameters"
+        return f"{n} of {of} {have} outside their ranges and {'is' if n == 1 else 'are'} left out."
 
     def counts(self) -> dict[str, int]:
         """State → trials."""
@@ -179,7 +208,8 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
     own = [t for t in own if t.params]
     distributions = widest(own)
     ended = max((t.datetime_complete for t in own if t.datetime_complete), default=None)
-    arms = [t.user_attrs.get("arm") for t in own]
+    fitting = [t for t in own if _is_inside(t, distributions)]
+    arms = [t.user_attrs.get("arm") for t in fitting]
     trials = [
         trial_of(
             number=t.number,
@@ -190,19 +220,31 @@ def _record(study: optuna.Study, **facts: Any) -> Record:
             rungs={step: v for step, v in rung_values(t).items() if math.isfinite(v)},
             distributions=distributions,
         )
-        for t, arm in zip(own, arms, strict=True)
+        for t, arm in zip(fitting, arms, strict=True)
     ]
     return Record(
         Facts(
             study=_printable(study.study_name)[:200],
-            finished=(ended or datetime.datetime.now()).isoformat(timespec="seconds"),
+            finished=utc(ended or datetime.datetime.now()).isoformat(timespec="microseconds"),
             distributions={
                 n: json.loads(distribution_to_json(d)) for n, d in distributions.items()
             },
             **facts,
         ),
         tuple(trials),
+        left_out=len(own) - len(fitting),
     )
+
+
+def _is_inside(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Whether every value is in its range: Optuna runs an enqueued trial whose values are not."""
+    try:
+        return all(
+            distributions[name]._contains(distributions[name].to_internal_repr(value))
+            for name, value in trial.params.items()
+        )
+    except (ValueError, TypeError, OverflowError):
+        return False
 
 
 def trial_of(

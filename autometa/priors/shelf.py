@@ -40,7 +40,7 @@ def records(home: Home, warn: Warn) -> list[Record]:
             found += read_prior(path).records
         except UserError as exc:
             warn(f"{exc} It is left out.")
-    return sorted(found, key=lambda record: (record.facts.finished, record.name))
+    return sorted(found, key=lambda record: record.order)
 
 
 def names(home: Home) -> list[str]:

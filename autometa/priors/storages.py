@@ -7,7 +7,7 @@ from collections.abc import Callable
 import optuna
 from optuna.study import StudyDirection
 
-from autometa.errors import StudyError, UserError, nearest
+from autometa.errors import StudyError, UserError, nearest, reason_of
 from autometa.priors.records import Record, is_ours, record_of_any
 from autometa.study import hidden, reading
 
@@ -51,17 +51,23 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
                 study = optuna.load_study(study_name=name, storage=storage)
                 up = found[name][0] == StudyDirection.MAXIMIZE
                 if up and (len(found[name]) == 1 or is_ours(study)):
-                    records.append(record_of_any(study, episodic))
+                    record = record_of_any(study, episodic)
+                    records.append(record)
+                    if record.left_out:
+                        warn(f"Of study `{name}` of `{shown}`: {record.odd_ones()}")
                 else:
                     odd.append(name)
     except StudyError as exc:
         # the storage of the search itself is a parameter too, and has the same checks
-        why = "" if "`storage" in str(exc) else f" {exc}"
+        if "`storage" not in str(exc):
+            why = f". {exc}"
+        else:
+            why = f" ({reason_of(exc.__cause__)})." if exc.__cause__ else "."
         raise UserError(
             "Parameter `prior` should be `auto`, `off`, a name, a prior file, or a storage of "
             "Optuna studies such as `sqlite:///studies.db` or `postgresql://user@host/name` that a "
-            f"driver is installed for. Found `prior = {shown}`.{why}"
-        ) from None
+            f"driver is installed for. Found `prior = {shown}`{why}"
+        ) from exc
     except (ValueError, TypeError, KeyError) as exc:
         raise UserError(
             f"Parameter `prior`: a study of `{shown}` cannot be read "
@@ -75,7 +81,7 @@ def read_storage(text: str, episodic: bool, warn: Callable[[str], None]) -> list
         )
     for name in odd:
         warn(f"Study `{name}` of `{shown}` does not maximise one value. It is left out.")
-    return sorted(records, key=lambda r: (r.facts.finished, r.name), reverse=True)
+    return sorted(records, key=lambda record: record.order, reverse=True)
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autometa.searching.executors import Script
 from autometa.searching.promotion import ladder
 from autometa.searching.units import UnitResult, WorkUnit, best_of_unit
-from autometa.study import is_eligible, score_of, violation
+from autometa.study import is_default, is_eligible, rung_values, score_of, violation
 from autometa.training.population import RunResult
 
 #: finalists of each arm
@@ -43,12 +43,14 @@ class Runs:
 
     Attributes:
         folder: of checkpoints and of the saved suites.
+        folds: of the runs of every unit; empty: the suite's own validation rows.
     """
 
     folder: Path
     fingerprint: str
     max_steps: int
     device: str
+    folds: tuple[int, ...] = ()
 
     def unit(
         self,
@@ -73,6 +75,7 @@ class Runs:
             keep=keep,
             device=self.device,
             at=ladder(self.max_steps),
+            folds=self.folds,
         )
 
     def rerun(
@@ -90,13 +93,26 @@ class Runs:
 def best_of(trials: Sequence[FrozenTrial], arm: str) -> list[FrozenTrial]:
     """The best completed trials of an arm, best first; equal values favour the earlier one.
 
-    Where a bound is set and no trial keeps to it: those that break it least.
+    A default configuration is among them: what was chosen by its score was partly lucky.
+
+    Where a bound is set and no trial keeps to it: those that break it least. Where none was trained
+    to the end, as the time was up: those that came farthest, and of them the best.
     """
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs.get("arm") == arm]
+    own = [t for t in trials if t.user_attrs.get("arm") == arm]
+    done = [t for t in own if t.state == TrialState.COMPLETE]
+    if not done:
+        unfinished = [(t, rung_values(t)) for t in own if t.state != TrialState.FAIL]
+        some = [(max(rungs), max(rungs.values()), t) for t, rungs in unfinished if rungs]
+        some.sort(key=lambda one: (-one[0], -one[1], one[2].number))
+        return [t for _, _, t in some[:FINALISTS]]
     eligible = [t for t in done if is_eligible(t)]
     if not eligible:
         return sorted(done, key=lambda t: (violation(t) or 0.0, t.number))[:FINALISTS]
-    return sorted(eligible, key=lambda t: (-(score_of(t) or 0.0), t.number))[:FINALISTS]
+    ranked = sorted(eligible, key=lambda t: (-(score_of(t) or 0.0), t.number))
+    best, defaults = ranked[:FINALISTS], [t for t in ranked if is_default(t)]
+    if defaults and not any(is_default(t) for t in best):
+        best[-1] = defaults[0]
+    return best
 
 
 def _mean(unit: WorkUnit, result: UnitResult) -> Rerun | None:

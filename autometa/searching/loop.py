@@ -20,12 +20,14 @@ from optuna.trial import TrialState
 
 from autometa.errors import InfrastructureError
 from autometa.searching.bound import Reference, choose_reference
+from autometa.searching.enqueued import assignment_of
 from autometa.searching.executors import FINISHED, Script, ScriptSource
 from autometa.searching.finalists import Runs, best_of
 from autometa.searching.packing import MAX_BUNDLE, Shapes, ask_ahead, fullest
 from autometa.searching.progress import Progress
 from autometa.searching.promotion import PREDICTS, bracket, correlation, decide, rungs
 from autometa.searching.settings import (
+    TRIALS_SHARE,
     SearchSettings,
     arm_of,
     independent_trials,
@@ -36,6 +38,8 @@ from autometa.searching.units import UnitResult, WorkUnit, checkpoint_path
 from autometa.space import Arm, Space, readable
 from autometa.study import (
     BEST_STEP,
+    GivenTrial,
+    OutsideSpaceError,
     StudyHandle,
     is_advised,
     is_default,
@@ -45,7 +49,7 @@ from autometa.study import (
     score_of,
 )
 from autometa.tasks import TaskSuite
-from autometa.tracking import Tracker
+from autometa.tracking import Tracker, task_key
 from autometa.training.devices import find_device
 from autometa.training.population import RunResult
 from autometa.trial import TrialConfig
@@ -276,8 +280,14 @@ class SearchLoop:
                 self._note_best(score_of(frozen), frozen.number, arm)
         self._done_before = sum(self._states.values())
         known = self._handle.trials()  # by number
-        for trial in self._handle.revive(lambda n: self._sampler(known[n].user_attrs["arm"], n)):
-            live = self._configure(trial, trial.user_attrs["arm"])
+
+        def sampler(number: int) -> optuna.samplers.BaseSampler:
+            return self._sampler(known[number].user_attrs.get("arm", "sharing"), number)
+
+        for trial in self._handle.revive(sampler):
+            live = self._configure(trial, trial.user_attrs.get("arm", "sharing"))
+            if live is None:
+                continue
             live.step = max(rung_values(known[trial.number]), default=0)
             if live.step == trial.user_attrs.get("kept", 0):
                 self._waiting[trial.number] = live
@@ -287,20 +297,22 @@ class SearchLoop:
 
     def _ask(self) -> None:
         """Suggest trials until enough wait to choose from."""
-        settings = self._settings
-        missing = ask_ahead(settings.n_trials, self._limit) - len(self._waiting)
-        if missing <= 0 or self._total >= settings.n_trials:
+        n_trials = self._settings.n_trials
+        wanted = ask_ahead(n_trials, self._limit)
+        if len(self._waiting) >= wanted or self._total >= n_trials:
             return
-        for _ in range(min(missing, settings.n_trials - self._total)):
+        while len(self._waiting) < wanted and self._total < n_trials:
             arm = self._next_arm()
             if arm is None:
                 break
             trial = self._handle.ask(arm, partial(self._sampler, arm), self._next_default(arm))
-            live = self._configure(trial, arm)
-            self._defaults[arm] += live.is_default
-            self._waiting[trial.number] = live
             self._total += 1
             self._asked[arm] += 1
+            live = self._configure(trial, arm)
+            if live is None:
+                continue
+            self._defaults[arm] += live.is_default
+            self._waiting[trial.number] = live
             kind = {"sharing.kind": live.config["sharing.kind"]}
             searched = readable(trial.params, live.config) | kind
             tags = {"arm": arm, "taken": trial.user_attrs.get("taken")}
@@ -333,9 +345,14 @@ class SearchLoop:
     def _n_independent(self) -> int:
         return independent_trials(self._settings.n_trials, self._settings.independent_share)
 
-    def _configure(self, trial: optuna.trial.Trial, arm: Arm) -> _Live:
-        """Suggest what has not been suggested yet, and note the whole configuration."""
-        config = self._settle(TrialConfig.from_flat(self._space.suggest(trial, arm)))
+    def _configure(self, trial: GivenTrial, arm: Arm) -> _Live | None:
+        """Suggest what has not been suggested yet, and note the whole configuration; None if the
+        trial was given what the space has not: then it is told to have failed."""
+        try:
+            config = self._settle(TrialConfig.from_flat(assignment_of(self._space, trial, arm)))
+        except OutsideSpaceError as exc:
+            self._refuse(trial, arm, str(exc))
+            return None
         seed = run_seed(self._settings.seed, trial.number)
         default = is_default(trial)
         live = _Live(trial, arm, config.flat(), config.shape_key(), seed, is_default=default)
@@ -345,6 +362,14 @@ class SearchLoop:
             if (taken := self._taken(config)) is not None:
                 trial.set_user_attr("taken", taken)
         return live
+
+    def _refuse(self, trial: GivenTrial, arm: Arm, reason: str) -> None:
+        number = trial.number
+        self._handle.tell(trial, state=TrialState.FAIL, reason=reason)
+        self._states["FAIL"] += 1
+        self._tracker.trial_started(number, trial.enqueued, {"arm": arm})
+        self._tracker.trial_finished(number, "FAIL", None, reason)
+        self._announce(f"Enqueued trial {number} of the {arm} arm cannot be run. {reason}")
 
     def _sampler(self, arm: Arm, number: int) -> optuna.samplers.BaseSampler:
         own = self._samplers.get(arm)
@@ -384,7 +409,7 @@ class SearchLoop:
 
     def _report(self, number: int, live: _Live, found: RunResult, value: float) -> None:
         live.step = found.step
-        metrics = {f"task/{name}": s for name, s in found.tasks.items() if s is not None}
+        metrics = {f"task/{task_key(name)}": s for name, s in found.tasks.items() if s is not None}
         if found.train_loss is not None:
             metrics["train_loss"] = found.train_loss
         # what is told with the value is noted before it: a kill between them loses none of it
@@ -467,9 +492,14 @@ class SearchLoop:
             self._best = (value, number, arm)
 
     def is_late(self) -> bool:
-        """Whether the time-out has passed."""
+        """Whether the trials' part of the time-out has passed; the judgement has the rest."""
         limit = self._settings.timeout
-        return limit is not None and time.monotonic() - self._started > limit
+        return limit is not None and self.left() < (1 - TRIALS_SHARE) * limit
+
+    def left(self) -> float:
+        """Seconds until the time-out; infinity without one."""
+        limit = self._settings.timeout
+        return math.inf if limit is None else limit - (time.monotonic() - self._started)
 
     def _announce(self, message: str | None = None) -> None:
         done = sum(self._states.values())

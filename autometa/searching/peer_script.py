@@ -24,6 +24,7 @@ def peer_script(
     seed: int,
     search_seconds: float | None,
     share: float = PEER_SHARE,
+    folds: int = 0,
 ) -> Script[list[dict[str, Any]]]:
     """Tune every peer; what each reached on validation, in the order of `PEERS`.
 
@@ -34,6 +35,7 @@ def peer_script(
         suite: read for which peers apply only; the rows are those saved in `folder/suite`.
         folder: as of `Finals`; takes the fitted peers.
         search_seconds: None: all settings are tried.
+        folds: as in `run_peer`.
 
     Returns:
         Plain JSON, one a peer, see `run_peer`; with the reason of those that do not apply.
@@ -41,7 +43,10 @@ def peer_script(
     reasons = {name: peer.applies(suite) for name, peer in PEERS.items()}
     names = [name for name, reason in reasons.items() if reason is None]
     seconds = seconds_each(search_seconds, len(names), share)
-    units = [peer_unit(name, suite, folder=folder, seed=seed, seconds=seconds) for name in names]
+    units = [
+        peer_unit(name, suite, folder=folder, seed=seed, seconds=seconds, folds=folds)
+        for name in names
+    ]
     results = yield units
     found = {name: _outcome(name, result) for name, result in zip(names, results, strict=True)}
     return [
@@ -58,7 +63,7 @@ def seconds_each(search_seconds: float | None, peers: int, share: float) -> floa
 
 
 def peer_unit(
-    name: str, suite: TaskSuite, *, folder: Path, seed: int, seconds: float | None
+    name: str, suite: TaskSuite, *, folder: Path, seed: int, seconds: float | None, folds: int = 0
 ) -> WorkUnit:
     """The unit that tunes one peer; it trains no network, so it has no steps."""
     return WorkUnit(
@@ -73,6 +78,7 @@ def peer_unit(
         checkpoints=str(folder),
         peer=name,
         seconds_at_most=seconds,
+        folds=tuple(range(folds)),
     )
 
 

@@ -14,11 +14,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import ray
@@ -32,6 +27,13 @@ from autometa.searching.executors import FINISHED, Source
 from autometa.searching.gate import Gate
 from autometa.searching.units import UnitResult, WorkUnit, run_unit
 
+#: settings of Ray and Tune that have no other way in, unless the user has them already
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 #: how often a unit is run again after its worker process died
 _RETRIES = 3
 #: seconds that the workers which are up wait for the others
@@ -97,6 +99,8 @@ class RayExecutor:
         trainable: type[UnitTrainable] = UnitTrainable,
         cpus_per_worker: int = 1,
     ) -> None:
+        for name, value in _ENVIRONMENT.items():  # each time: the caller gets its own back
+            os.environ.setdefault(name, value)
         self._needs = {"CPU": float(cpus_per_worker), "GPU": gpus_per_worker}
         self._trainable = trainable
         self.folder = tempfile.mkdtemp(prefix="autometa-tune-")

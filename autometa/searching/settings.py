@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autometa.space import Arm
+if TYPE_CHECKING:
+    from autometa.space import Arm  # it loads Optuna, which a worker can do without
 
 #: what NumPy, scikit-learn and torch all take
 MAX_SEED = 2**32 - 1
-#: the paired seeds of the final comparison
+#: of the time-out: for the trials; the rest is for the judgement, with what the trials left over
+TRIALS_SHARE = 0.5
+#: the paired seeds of the final comparison, each with a fold of its own where there are folds
 FINAL_SEEDS = 5
 #: seeds that a finalist is run again with, and their stream, which no trial uses
 RERUN_SEEDS, _RERUN = 3, 1_000_001
@@ -22,7 +26,7 @@ class SearchSettings:
     """What fixes a search besides suite and space.
 
     `max_steps`: optimizer steps of a trial that is never stopped early.
-    `timeout`: seconds after which no unit is started; None for no limit.
+    `timeout`: seconds for the trials and the judgement (`TRIALS_SHARE`); None for no limit.
     `no_task_worse_than`: how far a task's score may be below the reference (see `bound`).
     `cost`: what is minimised beside the score (`costs.COSTS`).
     `ensemble`: networks that are delivered as one model, and judged as one.

@@ -20,7 +20,9 @@ import torch
 
 from autometa.errors import AutometaError
 from autometa.searching.costs import costs_of
+from autometa.searching.settings import FINAL_SEEDS
 from autometa.tasks import TaskSuite, load_saved
+from autometa.tasks.folds import fold_numbers
 from autometa.training.affinity import task_affinity
 from autometa.training.devices import find_device
 from autometa.training.initial import Initial
@@ -35,6 +37,8 @@ _PROBE_FROM = 4
 _TROUBLES = (RuntimeError, MemoryError, AutometaError)
 #: points of a learning curve at most
 _CURVE_POINTS = 27
+#: fields of a unit that JSON has as lists
+_LISTED = ("names", "configs", "seeds", "at", "curve", "folds")
 #: measurements of an affinity in each of the spans of training
 _PER_SPAN = 12
 
@@ -67,6 +71,8 @@ class WorkUnit:
         peer: no network at all: this method of `baselines.PEERS` is tuned and fitted, and written
             to the checkpoints.
         seconds_at_most: for all settings of the peer together, but the first; None: no limit.
+        folds: the fold of each run (`tasks.folds`), or of a peer all that there are; empty where
+            the suite's own validation rows are used.
     """
 
     names: tuple[str, ...]
@@ -90,13 +96,14 @@ class WorkUnit:
     curve: tuple[int, ...] = ()
     peer: str | None = None
     seconds_at_most: float | None = None
+    folds: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> WorkUnit:
-        listed = {name: tuple(data[name]) for name in ("names", "configs", "seeds", "at", "curve")}
+        listed = {name: tuple(data[name]) for name in _LISTED}
         return cls(**{**data, **listed, "memory": _pair(data.get("memory"))})
 
     @property
@@ -195,11 +202,17 @@ def run_unit(unit: WorkUnit) -> UnitResult:
     if unit.measure == "affinity":
         return _affinities(unit, device, started)
     trainer = _trainer(
-        unit.suite, unit.fingerprint, unit.max_steps, str(device), _initial_file(unit)
+        unit.suite,
+        unit.fingerprint,
+        unit.max_steps,
+        str(device),
+        _initial_file(unit),
+        bool(unit.folds),
     )
+    folds = unit.folds or (None,) * len(unit.seeds)
     runs = [
-        Run(TrialConfig.from_flat(config), seed)
-        for config, seed in zip(unit.configs, unit.seeds, strict=True)
+        Run(TrialConfig.from_flat(config), seed, fold)
+        for config, seed, fold in zip(unit.configs, unit.seeds, folds, strict=True)
     ]
     began = time.perf_counter()
     budget = plannable(device, unit.share)
@@ -237,6 +250,7 @@ def _peer(unit: WorkUnit, peer: str, started: float) -> UnitResult:
         seed=unit.seeds[0],
         seconds=unit.seconds_at_most,
         threads=unit.threads,
+        folds=len(unit.folds),
     )
     seconds = time.perf_counter() - started
     result = RunResult(unit.to_step, found["value"], seconds=seconds, reason=found["reason"])
@@ -424,6 +438,13 @@ def _read_initial(file: tuple[str, int] | None) -> Initial | None:
 
 @lru_cache(maxsize=2)
 def _trainer(
-    suite: str, fingerprint: str, max_steps: int, device: str, initial: tuple[str, int] | None
+    suite: str,
+    fingerprint: str,
+    max_steps: int,
+    device: str,
+    initial: tuple[str, int] | None,
+    folded: bool,
 ) -> Trainer:
-    return Trainer(load_saved(suite), max_steps, torch.device(device), _read_initial(initial))
+    rows = load_saved(suite)
+    fold = fold_numbers(rows, FINAL_SEEDS) if folded and isinstance(rows, TaskSuite) else None
+    return Trainer(rows, max_steps, torch.device(device), _read_initial(initial), fold)

@@ -14,8 +14,10 @@ at a time changes it, through a `StudyHandle`; anyone may read it at any time wi
 """
 
 from autometa.study.databases import hidden, storage_errors
+from autometa.study.given import GivenTrial, OutsideSpaceError
 from autometa.study.handle import SamplerFor, StudyHandle
 from autometa.study.journal import GroupedJournalBackend
+from autometa.study.rows import trial_rows
 from autometa.study.samplers import (
     SAMPLER_TRIALS,
     SAMPLERS,
@@ -24,12 +26,12 @@ from autometa.study.samplers import (
     visible_trials,
 )
 from autometa.study.store import (
+    broken_studies,
     delete_study,
     list_studies,
     open_study,
     read_study,
     reading,
-    trial_rows,
 )
 from autometa.study.values import (
     ADVISED,
@@ -45,6 +47,7 @@ from autometa.study.values import (
     proposed_by,
     rung_values,
     score_of,
+    utc,
     violation,
 )
 
@@ -57,9 +60,12 @@ __all__ = [
     "SAMPLERS",
     "SAMPLER_TRIALS",
     "WITH_OBJECTIVES",
+    "GivenTrial",
     "GroupedJournalBackend",
+    "OutsideSpaceError",
     "SamplerFor",
     "StudyHandle",
+    "broken_studies",
     "cost_of",
     "delete_study",
     "hidden",
@@ -77,6 +83,7 @@ __all__ = [
     "score_of",
     "storage_errors",
     "trial_rows",
+    "utc",
     "violation",
     "visible_trials",
 ]

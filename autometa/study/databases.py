@@ -29,7 +29,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import exc as sql
 from sqlalchemy.engine import URL, make_url
 
-from autometa.errors import InfrastructureError, StudyError
+from autometa.errors import InfrastructureError, StudyError, reason_of
 
 STALE_SECONDS = 60.0
 BEAT_SECONDS = 10.0
@@ -66,15 +66,16 @@ def connect(url: str, *, create: bool = True) -> tuple[RDBStorage, BaseStorage]:
                 rdb = _create(full, kwargs)
             else:
                 rdb = RDBStorage(full, engine_kwargs=kwargs, skip_table_creation=True)
-    except ImportError:
+    except ImportError as exc:
+        cause = exc.__cause__ or exc.__context__ or exc  # Optuna's own only says what to do
         raise StudyError(
-            f"Parameter `storage` needs a Python driver for {parsed.get_backend_name()} that is "
-            f"not installed. Found `storage = {hidden(url)}`. Install one (for PostgreSQL: "
-            "`pip install psycopg[binary]`)."
-        ) from None
+            f"Parameter `storage` needs a Python driver for {parsed.get_backend_name()} that can "
+            f"be imported. Found `storage = {hidden(url)}` ({reason_of(cause)}). Install one (for "
+            "PostgreSQL: `pip install psycopg[binary]`)."
+        ) from cause
     except RuntimeError as exc:
         # Optuna's own sentence about its table schema, which says how to upgrade it.
-        raise InfrastructureError(f"Storage `{hidden(url)}` cannot be used: {exc}") from None
+        raise InfrastructureError(f"Storage `{hidden(url)}` cannot be used: {exc}") from exc
     return rdb, optuna.storages.get_storage(rdb)
 
 
@@ -93,8 +94,9 @@ def check_readable(url: str) -> None:
     engine = sqlalchemy.create_engine(parsed)
     try:
         found = sqlalchemy.inspect(engine).get_table_names()
-    except sql.SQLAlchemyError:
-        raise StudyError(f"`{path}` is no SQLite database.") from None
+    except sql.SQLAlchemyError as exc:
+        why = reason_of(getattr(exc, "orig", None) or exc)
+        raise StudyError(f"`{path}` cannot be read as an SQLite database ({why}).") from exc
     finally:
         engine.dispose()
     if "studies" not in found:
@@ -294,12 +296,15 @@ def _parse(url: str) -> URL:
         if parsed.drivername == "postgresql" and installed:
             parsed = parsed.set(drivername=f"postgresql+{installed[0]}")
         parsed.get_dialect()
-    except (sql.ArgumentError, sql.NoSuchModuleError, ValueError):
+    except (sql.ArgumentError, sql.NoSuchModuleError, ValueError) as exc:
+        shown = hidden(url)
+        cause = exc if shown == url else None  # it may quote a password
+        why = "" if cause is None else f" ({reason_of(cause)})"
         raise StudyError(
             "Parameter `storage` should be a database URL such as `sqlite:///studies.db` or "
-            f"`postgresql://user:password@host/name`. Found `storage = {hidden(url)}`. Leave it "
+            f"`postgresql://user:password@host/name`. Found `storage = {shown}`{why}. Leave it "
             "out to keep the study in a file of the home folder."
-        ) from None
+        ) from cause
     except ImportError:
         pass  # create_engine raises it again, where the sentence about drivers is
     return parsed

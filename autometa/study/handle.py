@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autometa.space import Arm
 from autometa.study.databases import DatabaseOwner, storage_errors
+from autometa.study.given import GivenTrial
 from autometa.study.journal import GroupedJournalBackend
 from autometa.study.samplers import ArmStudy
 from autometa.study.values import DEFAULT, RUNGS, WORST_TASK
@@ -50,7 +51,9 @@ class StudyHandle:
         self._enqueued: list[int] = []
         self._mine: set[int] = set()  # made here, and not looked at yet
 
-    def ask(self, arm: Arm, make: SamplerFor, default: Mapping[str, Any] | None = None) -> Trial:
+    def ask(
+        self, arm: Arm, make: SamplerFor, default: Mapping[str, Any] | None = None
+    ) -> GivenTrial:
         """Start a trial of one arm: the next waiting one of that arm, or a new one.
 
         Args:
@@ -120,7 +123,7 @@ class StudyHandle:
             trial_id = storage.create_new_trial(self.study._study_id, template_trial=trial)
             return storage.get_trial_number_from_id(trial_id)
 
-    def revive(self, make: SamplerFor | None = None) -> list[Trial]:
+    def revive(self, make: SamplerFor | None = None) -> list[GivenTrial]:
         """The RUNNING trials, which a driver that died left behind, to go on with.
 
         With `make`, a trial whose parameters had not all been suggested can be suggested again.
@@ -183,9 +186,9 @@ class StudyHandle:
         if self._owner is not None:
             self._owner.release()
 
-    def _trial(self, trial_id: int, arm: str, make: SamplerFor) -> Trial:
+    def _trial(self, trial_id: int, arm: str, make: SamplerFor) -> GivenTrial:
         number = self.study._storage.get_trial_number_from_id(trial_id)
-        return Trial(ArmStudy(self.study, arm, make(number)), trial_id)
+        return GivenTrial(ArmStudy(self.study, arm, make(number)), trial_id)
 
     def _next_waiting(self, arm: str) -> int | None:
         """Pop a trial that someone enqueued for this arm, or for either.

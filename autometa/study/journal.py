@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 
-from autometa.errors import InfrastructureError, StudyError
+from autometa.errors import InfrastructureError, StudyError, reason_of
 
 
 class GroupedJournalBackend(BaseJournalBackend):
@@ -79,6 +80,11 @@ class GroupedJournalBackend(BaseJournalBackend):
             # Parsed back, so that the driver sees exactly what a later reader will: a tuple becomes
             # a list and an integer key a string now, not only after a restart.
             self._fresh += [json.loads(line) for line in lines]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been committed to the file yet."""
+        return self._fd >= 0 and self._committed == 0
 
     @property
     def pending(self) -> int:
@@ -214,6 +220,18 @@ class StudyLock:
             self._fd = -1
 
 
+def has_started(journal: Path) -> bool:
+    """Whether the file holds a study that was begun: one with the fingerprint of its suite, which
+    is written with the study, before the first trial. A file that cannot be read has none."""
+    with suppress(OSError):
+        for _, record in _lines(journal):
+            if record is None or record["op_code"] == JournalOperation.CREATE_TRIAL:
+                return False
+            if "fingerprint" in record.get("user_attr", ()):
+                return True
+    return False
+
+
 def lock_path(journal: Path) -> Path:
     """`<name>.lock` beside `<name>.journal` (Optuna's own writers use `<name>.journal.lock`)."""
     return journal.with_suffix(".lock")
@@ -262,6 +280,6 @@ def _sync_folder(folder: Path) -> None:
 
 def _cannot(what: str, path: Path, exc: OSError) -> NoReturn:
     raise InfrastructureError(
-        f"Journal `{path}` cannot be {what}: {exc.strerror or exc}. What was committed before is "
+        f"Journal `{path}` cannot be {what}: {reason_of(exc)}. What was committed before is "
         "kept; free space or repair the disk and run again with --resume."
     ) from exc

@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.errors import ConfigError, nearest
+from autometa.errors import ConfigError, nearest, reason_of
 from autometa.study.values import is_advised, pareto_front, rung_values, violation
 
 SAMPLER_TRIALS = 500
@@ -175,10 +175,11 @@ def _gp(seed: int) -> BaseSampler:
 def _cmaes(seed: int) -> BaseSampler:
     try:
         import cmaes  # noqa: F401 - Optuna imports it lazily, in the middle of a search
-    except ImportError:
+    except ImportError as exc:
         raise ConfigError(
-            "Parameter `sampler = cmaes` needs the package cmaes: `pip install cmaes`."
-        ) from None
+            "Parameter `sampler = cmaes` needs the package cmaes: `pip install cmaes` "
+            f"({reason_of(exc)})."
+        ) from exc
     return _CmaEs(seed=seed, warn_independent_sampling=False, consider_pruned_trials=True)
 
 

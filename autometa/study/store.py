@@ -6,20 +6,25 @@ import json
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
-from autometa.errors import InfrastructureError, StudyError, nearest
+from autometa.errors import (
+    BrokenStudyError,
+    InfrastructureError,
+    StudyError,
+    nearest,
+    reason_of,
+)
 from autometa.home import Home, check_study_name
-from autometa.space import Space, readable
-from autometa.space.space import KIND
+from autometa.space import Space
 from autometa.study.databases import (
     DatabaseOwner,
     check_readable,
@@ -35,16 +40,8 @@ from autometa.study.journal import (
     GroupedJournalBackend,
     ReadOnlyJournalBackend,
     StudyLock,
+    has_started,
     lock_path,
-)
-from autometa.study.values import (
-    BEST_STEP,
-    cost_of,
-    is_default,
-    proposed_by,
-    rung_values,
-    score_of,
-    violation,
 )
 
 
@@ -70,12 +67,15 @@ def open_study(
             study starts; on resuming they replace the old ones, but `space` must mean the same.
         with_cost: trials have two values, the score and a cost to be minimised.
 
+    A study is made with all its attributes or not at all.
+
     Raises:
         StudyError: the name is taken and `resume` is not set, the study belongs to other data or
             another space or has other values, or another driver holds it.
         InfrastructureError: the storage cannot be reached, written or read.
     """
     check_study_name(name)
+    attrs = _as_json(attrs)
     if storage is not None:
         return _open_database(name, storage, resume, fingerprint, attrs, with_cost)
     backend = GroupedJournalBackend(home.journal(name))
@@ -86,6 +86,9 @@ def open_study(
         backend.commit()
         return StudyHandle(study, resumed=existed, backend=backend)
     except BaseException:
+        if backend.is_empty:
+            with suppress(InfrastructureError):  # what went wrong first is what is told
+                _remove([backend.path, lock_path(backend.path)])
         backend.close()
         raise
 
@@ -95,6 +98,7 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
 
     Raises:
         StudyError: there is no such study (with the nearest name).
+        BrokenStudyError: its journal holds no study, as its driver died when it made it.
         InfrastructureError: the storage cannot be reached or read.
     """
     if storage is None:
@@ -102,8 +106,12 @@ def read_study(home: Home, name: str, storage: str | None = None) -> optuna.Stud
         if not path.is_file():
             raise _unknown(home, name, storage)
         store: BaseStorage = _journal_storage(ReadOnlyJournalBackend(path), path)
-        if not _has_study(store, name):  # a driver has only just made the file
-            raise _unknown(home, name, storage)
+        if not _has_study(store, name):
+            raise BrokenStudyError(
+                f"Study `{name}` is broken: its journal `{path}` holds no study of this name, as "
+                f"where its search was killed at once. `autometa delete {name}` removes it; a "
+                "search with --resume starts it anew."
+            )
         return _QuietStudy(name, store, sampler=RandomSampler(seed=0))
     check_readable(storage)
     rdb, store = connect(storage)
@@ -164,6 +172,25 @@ def list_studies(home: Home, storage: str | None = None, *, create: bool = False
         disconnect(rdb)
 
 
+def broken_studies(home: Home, storage: str | None = None) -> list[str]:
+    """Names of the studies whose driver died before they were begun, sorted: they hold nothing,
+    and may be deleted, or begun with `resume`.
+
+    Raises:
+        StudyError: there is no such database.
+        InfrastructureError: it cannot be reached or read.
+    """
+    if storage is None:
+        journals = sorted(home.studies.glob("*.journal"))
+        return [path.stem for path in journals if not has_started(path)]
+    with reading(storage) as store:
+        return sorted(
+            study.study_name
+            for study in store.get_all_studies()
+            if "owner" in study.user_attrs and "fingerprint" not in study.user_attrs
+        )
+
+
 def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path]:
     """Remove a study, its checkpoints and what waits to be sent to the tracking server.
 
@@ -194,63 +221,6 @@ def delete_study(home: Home, name: str, storage: str | None = None) -> list[Path
     return _remove(mine)
 
 
-def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
-    """One plain dictionary a trial, for tables and JSON.
-
-    Keys: `number`, `state` (COMPLETE, PRUNED, FAIL, RUNNING, WAITING), `arm`, `advised` (if the
-    diagnosis asked for it), `proposed_by` (how, where the search learned from earlier ones),
-    `value` (the score; None unless it has one), `cost` (None unless one is minimised and was
-    measured), `feasible` (whether a completed trial keeps to a bound on its tasks; None where none
-    is set), `closest` (the task that is nearest to that bound, and how far it is below its
-    reference), `params` (what was searched; `sharing.kind` also where the arm fixes it; a tree of
-    tasks as one value; what an advised trial changes in the best sharing one), `step` (the last
-    one reported), `best_step` (the one it counts with), `default` (whether it is a default
-    configuration of the space), `seconds`, `reason`, `tasks`, `seed`, `config`, `taken` (how
-    much of its network started from an earlier model: `leaves`, `parameters`, `of`; None at
-    random), `started`, `finished`.
-    """
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        attrs = trial.user_attrs
-        arm = attrs.get("arm")
-        params = readable(trial.params, attrs.get("config"))
-        if arm == "independent":
-            params = {KIND: "independent", **params}
-        if "changes" in attrs:  # advised by the diagnosis: nothing was suggested
-            params = dict(attrs["changes"])
-        rows.append(
-            {
-                "number": trial.number,
-                "state": trial.state.name,
-                "arm": arm,
-                "advised": bool(attrs.get("advised")),
-                "proposed_by": proposed_by(trial),
-                "value": score_of(trial),
-                "cost": cost_of(trial),
-                "feasible": _is_feasible(trial),
-                "closest": attrs.get("closest"),
-                "params": params,
-                "step": max(rung_values(trial), default=None),
-                "best_step": attrs.get(BEST_STEP),
-                "default": is_default(trial),
-                "seconds": attrs.get("seconds"),
-                "reason": attrs.get("reason"),
-                "tasks": attrs.get("tasks"),
-                "seed": attrs.get("seed"),
-                "config": attrs.get("config"),
-                "taken": attrs.get("taken"),
-                "started": trial.datetime_start and trial.datetime_start.isoformat(),
-                "finished": trial.datetime_complete and trial.datetime_complete.isoformat(),
-            }
-        )
-    return rows
-
-
-def _is_feasible(trial: FrozenTrial) -> bool | None:
-    excess = violation(trial)
-    return None if excess is None or trial.state != TrialState.COMPLETE else excess <= 0.0
-
-
 class _QuietStudy(optuna.Study):
     """A study that does not print a line for every trial told."""
 
@@ -263,6 +233,7 @@ def _open_database(
 ) -> StudyHandle:
     rdb, store = connect(url)
     owner = None
+    is_ours = False
     try:
         with storage_errors(url):
             existed = _has_study(store, name)
@@ -272,6 +243,7 @@ def _open_database(
                 with quiet("optuna.storages._rdb.storage"):
                     try:
                         store.create_new_study(_directions(with_cost), name)
+                        is_ours = True
                     except optuna.exceptions.DuplicatedStudyError:
                         if not resume:
                             raise _taken(name) from None  # another driver was quicker
@@ -279,6 +251,9 @@ def _open_database(
             study = _start(store, name, True, fingerprint, attrs, with_cost)
     except BaseException:
         if owner is not None:
+            if is_ours:
+                with suppress(Exception):  # the same
+                    store.delete_study(store.get_study_id_from_name(name))
             owner.release()
         disconnect(rdb)
         raise
@@ -327,9 +302,25 @@ def _start(
     for key, value in {**attrs, "fingerprint": fingerprint}.items():
         if key == "space" and key in stored:
             continue  # means the same; the text that the study began with stays
-        if key not in stored or stored[key] != json.loads(json.dumps(value)):
+        if key not in stored or stored[key] != value:
             study.set_user_attr(key, value)
     return study
+
+
+def _as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes as they are read back, numbers of NumPy as plain ones.
+
+    Raises:
+        TypeError: JSON has no word for one of them.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic | np.ndarray):
+            return value.tolist()
+        raise TypeError(f"An attribute of a study should be JSON. Found `{value!r}`.")
+
+    found: dict[str, Any] = json.loads(json.dumps(attrs, default=plain))
+    return found
 
 
 def _same_space(old: str, new: str) -> bool:
@@ -351,7 +342,7 @@ def _journal_storage(
             "was written by a newer Optuna. Upgrade Optuna or restore the file from a backup."
         ) from exc
     except OSError as exc:
-        raise InfrastructureError(f"Journal `{path}` cannot be read: {exc.strerror}.") from exc
+        raise InfrastructureError(f"Journal `{path}` cannot be read: {reason_of(exc)}.") from exc
 
 
 def _has_study(store: BaseStorage, name: str) -> bool:
@@ -373,6 +364,8 @@ def _unknown(home: Home, name: str, storage: str | None) -> StudyError:
     names = list_studies(home, storage)
     where = hidden(storage) if storage else str(home.studies)
     has = f"It has: {', '.join(names[:10])}." if names else "It has no studies yet."
+    if not storage:
+        has += " Studies in a database are found with --storage URL (`storage`)."
     return StudyError(f"There is no study `{name}` in {where}.{nearest(name, names)} {has}")
 
 
@@ -388,7 +381,7 @@ def _remove(paths: list[Path]) -> list[Path]:
                 continue
         except OSError as exc:
             raise InfrastructureError(
-                f"`{path}` cannot be removed: {exc.strerror}. Remove it by hand."
+                f"`{path}` cannot be removed: {reason_of(exc)}. Remove it by hand."
             ) from exc
         removed.append(path)
     return removed

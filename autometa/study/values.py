@@ -6,6 +6,7 @@ values where there are two; there the score of every rung is in the user attribu
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,6 +52,12 @@ def proposed_by(trial: FrozenTrial) -> str | None:
     none did in a search that learns from some; None in any other search."""
     by: str | None = trial.system_attrs.get(PROPOSED_BY)
     return by
+
+
+def utc(moment: datetime.datetime) -> datetime.datetime:
+    """A time that can be put in order with others: in UTC. One without a zone, which is how Optuna
+    gives them, is local time."""
+    return moment.astimezone(datetime.UTC)
 
 
 def is_advised(trial: FrozenTrial | Trial) -> bool:

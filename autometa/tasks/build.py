@@ -16,14 +16,17 @@ from autometa.errors import DataError
 from autometa.tasks.encoder import Encoder, Inputs
 from autometa.tasks.labels import (
     Target,
+    UselessTarget,
     kinds_by_target,
     make_aligned_tasks,
     make_grouped_tasks,
     read_target,
 )
 from autometa.tasks.reading import ColumnType, as_text
-from autometa.tasks.splits import TRAIN, SplitPlan, check_splits, make_splits
+from autometa.tasks.scales import CLIPPED_AT, TargetScale, TaskScale, check_scales, extremes
+from autometa.tasks.splits import TRAIN, SplitPlan, make_splits
 from autometa.tasks.task import Task
+from autometa.tasks.usable import Unusable, check_unusable, leave_out, unusable_tasks
 
 
 class Parts(NamedTuple):
@@ -43,8 +46,9 @@ class Parts(NamedTuple):
     target: str | None
     task_column: str | None
     group: Tensor | None
-    remarks: tuple[str, ...] = ()
-    columns: Mapping[str, ColumnType] = {}
+    drawn: bool
+    notes: tuple[str, ...]
+    columns: Mapping[str, ColumnType] = {}  # never written to
 
 
 def build(
@@ -57,32 +61,77 @@ def build(
     task_column: str | None = None,
     kinds: str | Mapping[str, str] | None = None,
     metrics: str | Mapping[str, str] | None = None,
+    unusable: Unusable = "drop",
+    target_scale: TargetScale = "standard",
+    task_scale: TaskScale = "auto",
+    notes: Sequence[str] = (),
 ) -> Parts:
     """Read targets, split, fit tasks and encoder on the training rows, encode all rows.
 
     Rows without any label are left out. `task` makes the suite grouped; there is one target then.
 
+    Args:
+        unusable: whether tasks that cannot be learned or judged are left out, with a note, where
+            two or more remain.
+        notes: what there is to say of the table already.
+
     Raises:
-        DataError: see `read_target`, `make_splits`, `check_splits` and the encoders.
+        DataError: see `read_target`, `make_splits`, `leave_out` and the encoders.
     """
     if len(inputs) == 0:
         raise DataError("The table has no rows.")
+    check_unusable(unusable)
+    check_scales(target_scale, task_scale)
     wanted = kinds_by_target(kinds, list(targets))
-    columns = [read_target(column, n, wanted[n]) for n, column in targets.items()]
-    number, names = (None, list(targets)) if task is None else _number_tasks(task, task_column)
-    labelled = np.any([t.labelled for t in columns], axis=0)
-    if not labelled.all():
-        inputs, plan = inputs.take(labelled), plan.take(labelled)
-        columns = [Target(t.name, t.kind, t.classes, t.values[labelled]) for t in columns]
-        number = None if number is None else number[labelled]
-    split = make_splits(plan, columns, number, len(names))
-    check_splits(split, columns, number, names)
+    columns, useless = _read_targets(targets, wanted)
+    said = list(notes)
+    if useless:
+        said.append(leave_out(useless, len(targets), unusable))
+    number: np.ndarray | None = None
+    names = [t.name for t in columns]
+    if task is not None:
+        number, names = _number_tasks(task, task_column)
+    every = tuple(targets) if task is None else tuple(names)
+    while True:
+        labelled = np.any([t.labelled for t in columns], axis=0)
+        if not labelled.all():
+            empty = int((~labelled).sum())
+            said.append(f"{empty} row{'s'[: empty - 1]} without any label left out.")
+            inputs, plan, columns, number = _take(inputs, plan, columns, number, labelled)
+        split = make_splits(plan, columns, number, len(names))
+        found = unusable_tasks(split, columns, number, names)
+        if not found:
+            break
+        said.append(leave_out(found, len(names), unusable, _of_groups(plan)))
+        kept = [place for place, one in enumerate(names) if one not in found]
+        if number is None:
+            columns = [columns[place] for place in kept]
+        else:
+            rows = np.isin(number, kept)
+            inputs, plan, columns, _ = _take(inputs, plan, columns, None, rows)
+            number = np.searchsorted(kept, number[rows])
+        names = [names[place] for place in kept]
+    if isinstance(metrics, Mapping):  # of tasks that are left out no metric is needed
+        out = {one for one in every if one not in names}
+        metrics = {n: metric for n, metric in metrics.items() if n not in out}
     train = split == TRAIN
     if number is None:
-        tasks = make_aligned_tasks(columns, train, metrics)
+        tasks = make_aligned_tasks(columns, train, metrics, target_scale)
         values = np.stack([t.values for t in columns], axis=1)
     else:
-        tasks, values = make_grouped_tasks(columns[0], number, names, train, metrics)
+        tasks, values, unit = make_grouped_tasks(
+            columns[0], number, names, train, metrics, target_scale, task_scale
+        )
+        if unit is not None:
+            said.append(
+                f"Tasks have no unit in common ({unit}), so each is standardised by itself "
+                "(task_scale='shared', --task-scale shared, has one mean and deviation for all)."
+            )
+    if target_scale == "standard":
+        far = f"correct it, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
+        numbers = {t.name: t.values for t in columns if t.kind == "regression"}
+        said += extremes("Target", numbers, far + "--target-scale robust)")
+    said += inputs.extremes()
     raw = inputs.digest()
     encoder, x = inputs.fit(train)
     return Parts(
@@ -91,7 +140,7 @@ def build(
         input_kind=inputs.kind,
         tasks=tasks,
         x=x,
-        y=_standardised(values, tasks, number),
+        y=_standardised(values, tasks, number, target_scale),
         mask=torch.from_numpy(~np.isnan(values)),
         task=None if number is None else torch.from_numpy(number),
         split=torch.from_numpy(split),
@@ -100,12 +149,49 @@ def build(
         target=None if number is None else columns[0].name,
         task_column=task_column,
         group=None if plan.groups is None else _numbered(plan.groups),
-        remarks=() if labelled.all() else (_unlabelled(int((~labelled).sum())),),
+        drawn=plan.draws_validation,
+        notes=tuple(said),
     )
 
 
-def _unlabelled(rows: int) -> str:
-    return f"{rows} row{'s'[: rows - 1]} without any label left out."
+def _read_targets(
+    targets: Mapping[str, pd.Series], kinds: Mapping[str, str | None]
+) -> tuple[list[Target], dict[str, str]]:
+    """Those that can be read, and name → why not, for those that are empty or constant."""
+    columns, useless = [], {}
+    for name, column in targets.items():
+        try:
+            columns.append(read_target(column, name, kinds[name]))
+        except UselessTarget as exc:
+            if len(targets) < 3:  # the sentence on the one says it better
+                raise
+            useless[name] = exc.reason
+    return columns, useless
+
+
+def _take(
+    inputs: Inputs,
+    plan: SplitPlan,
+    columns: Sequence[Target],
+    number: np.ndarray | None,
+    rows: np.ndarray,
+) -> tuple[Inputs, SplitPlan, list[Target], np.ndarray | None]:
+    """Only these rows (a bool mask) of everything."""
+    return (
+        inputs.take(rows),
+        plan.take(rows),
+        [Target(t.name, t.kind, t.classes, t.values[rows]) for t in columns],
+        None if number is None else number[rows],
+    )
+
+
+def _of_groups(plan: SplitPlan) -> str:
+    """What a message adds where whole groups are split."""
+    if plan.groups is None:
+        return ""
+    names = sorted({str(one) for one in plan.groups})
+    shown = ", ".join(f"`{one}`" for one in names[:5])
+    return f" (rows of a group stay together: {shown}{' …' if len(names) > 5 else ''})"
 
 
 def _numbered(groups: np.ndarray) -> Tensor:
@@ -132,12 +218,18 @@ def numeric_first(text: str) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def _standardised(values: np.ndarray, tasks: Sequence[Task], number: np.ndarray | None) -> Tensor:
+def _standardised(
+    values: np.ndarray, tasks: Sequence[Task], number: np.ndarray | None, scale: TargetScale
+) -> Tensor:
     mean = np.array([task.mean for task in tasks])
     std = np.array([task.std for task in tasks])
     if number is not None:
         mean, std = mean[number], std[number]
     y = np.nan_to_num((values - mean) / std, nan=0.0)
+    if scale == "robust":
+        numbers = np.array([task.kind == "regression" for task in tasks])
+        numbers = numbers if number is None else numbers[number]
+        y = np.where(numbers, np.clip(y, -CLIPPED_AT, CLIPPED_AT), y)
     return torch.from_numpy(y.astype(np.float32))
 
 

@@ -221,12 +221,18 @@ class _Entry(BaseModel):
         return path
 
 
+def data_folder() -> Path | None:
+    """The folder that `$AUTOMETA_DATA` names; None where it is not set, or set to nothing."""
+    folder = os.environ.get(DATA_VARIABLE)
+    return Path(folder).expanduser() if folder else None
+
+
 def _data_entries() -> dict[str, Any]:
     """The raw entries of `$AUTOMETA_DATA/datasets.json`; none where the variable is not set."""
-    folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
+    folder = data_folder()
+    if folder is None:
         return {}
-    index = Path(folder).expanduser() / "datasets.json"
+    index = folder / "datasets.json"
     try:
         data = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
@@ -240,12 +246,12 @@ def _data_entries() -> dict[str, Any]:
 
 
 def _entry(name: str) -> _Entry:
-    entries = _data_entries()
-    if name not in entries:
+    entries, folder = _data_entries(), data_folder()
+    if folder is None or name not in entries:
         known = names()
         unset = (
             ""
-            if os.environ.get(DATA_VARIABLE)
+            if folder is not None
             else (
                 f" More suites are found where {DATA_VARIABLE} names a folder with a datasets.json."
             )
@@ -254,7 +260,6 @@ def _entry(name: str) -> _Entry:
             f"Suite `{name}` is neither a known name nor a file.{nearest(name, known)} "
             f"Known: {', '.join(known)}.{unset}"
         )
-    folder = Path(os.environ[DATA_VARIABLE]).expanduser()
     try:
         return _Entry.model_validate({**entries[name], "folder": folder})
     except (ValidationError, TypeError) as exc:

@@ -17,9 +17,13 @@ from autometa.errors import DataError, nearest
 from autometa.tasks.columns import ColumnKind, read_column
 from autometa.tasks.reading import ColumnType, ReadOptions, Remark, conform, joined
 from autometa.tasks.reading.types import Kind
+from autometa.tasks.scales import center_and_spread, extremes
 
 MAX_LEVELS = 50
 """Most frequent training values of a category that get a column of their own."""
+
+FAR = 1e6
+"""Deviations from the training mean beyond which a value is refused: products of it overflow."""
 
 FREE_TEXT_SHARE = 0.2
 """A text column with more than MAX_LEVELS values and this share of unique ones is free text."""
@@ -108,7 +112,20 @@ class TableEncoder:
         return {"type": "table", **asdict(self)}
 
     def _standardise(self, raw: np.ndarray) -> Tensor:
-        x = (raw[:, list(self.keep)] - np.array(self.mean)) / np.array(self.scale)
+        """Raise DataError where a value is so far from training that no network can take it."""
+        with np.errstate(over="ignore"):
+            x = (raw[:, list(self.keep)] - np.array(self.mean)) / np.array(self.scale)
+        far = ~(np.abs(x) <= FAR)
+        if far.any():
+            column = int(np.flatnonzero(far.any(axis=0))[0])
+            rows = np.flatnonzero(far[:, column])
+            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+            raise DataError(
+                f"Column `{self.features[column]}` holds {raw[rows[0], self.keep[column]]:g} in "
+                f"row {rows[0]}, more than {FAR:g} deviations from what is usual in training "
+                f"(row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{more}); correct it "
+                "or leave the cell empty."
+            )
         return torch.from_numpy(x.astype(np.float32))
 
     def _frame(self, array: np.ndarray) -> pd.DataFrame:
@@ -209,6 +226,9 @@ class Inputs(Protocol):
     def digest(self) -> bytes:
         """A hash of the raw values, the same in every process."""
 
+    def extremes(self) -> list[str]:
+        """Notes on values far beyond the others."""
+
 
 class TableInputs:
     """Feature columns of a table, already read (`read_column`), and how."""
@@ -254,8 +274,9 @@ class TableInputs:
             for i in np.flatnonzero(varies):
                 keep.append(offset + int(i))
                 features.append(names[i])
-                mean.append(float(fitted[:, i].mean()))
-                scale.append(_scale(fitted[:, i], name))
+                center, spread = _scale(fitted[:, i], name)
+                mean.append(center)
+                scale.append(spread)
             kept_raw.append(raw)
             offset += raw.shape[1]
         if not columns:
@@ -284,6 +305,10 @@ class TableInputs:
                 clean = np.where(np.isnan(values), np.nan, values + 0.0)
                 into.update(np.ascontiguousarray(clean, dtype="<f8").tobytes())
         return into.digest()
+
+    def extremes(self) -> list[str]:
+        numbers = {n: values for n, (kind, values) in self.columns.items() if kind == "numeric"}
+        return extremes("Column", numbers)
 
     def _refuse_free_text(self, train: np.ndarray) -> None:
         found = []
@@ -324,6 +349,9 @@ class ImageInputs:
         _, channels, height, width = self.images.shape
         encoder = ImageEncoder((channels, height, width), mean, std)
         return encoder, encoder.encode(self.images)
+
+    def extremes(self) -> list[str]:
+        return []
 
     def digest(self) -> bytes:
         into = hashlib.sha256(f"{self.images.shape}".encode())
@@ -375,14 +403,14 @@ def _read_as(
     return read_column(found.column, column.name)[1]
 
 
-def _scale(values: np.ndarray, name: str) -> float:
-    std = float(values.std())
+def _scale(values: np.ndarray, name: str) -> tuple[float, float]:
+    mean, std = center_and_spread(values, "standard")
     if not np.isfinite(std) or std == 0:
         raise DataError(
             f"Column `{name}` spans numbers too large or too close together to be standardised "
             f"({values.min():g} to {values.max():g}); rescale or drop it."
         )
-    return std
+    return mean, std
 
 
 def _columns(names: list[str]) -> str:

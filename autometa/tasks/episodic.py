@@ -60,7 +60,7 @@ class EpisodicSuite:
         left_out: tasks that have too few rows or classes, with the reason.
         encoder: how a new table or new images become x.
         fingerprint: of the data and the split of tasks; kept by `without_test` and `merged`.
-        remarks, columns: as those of `TaskSuite`.
+        notes, columns: as those of `TaskSuite`.
     """
 
     name: str
@@ -85,7 +85,7 @@ class EpisodicSuite:
     target: str | None = None
     task_column: str | None = None
     fingerprint: str = ""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     columns: Mapping[str, ColumnType] = field(default_factory=dict)
     _test: dict[str, Tensor] | None = field(default=None, repr=False)
 
@@ -275,7 +275,7 @@ class EpisodicSuite:
             "episode": self.shape.model_dump(mode="json"),
             "test_episode": self.test_shape.model_dump(mode="json"),
             "one_task": self.one_task,
-            "remarks": list(self.remarks),
+            "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
 
@@ -352,7 +352,7 @@ class EpisodicSuite:
                 labels=tuple(facts["labels"]),
                 units=None if units is None else tuple((m, s) for m, s in units),
                 encoder=None if facts["encoder"] is None else encoder_from_json(facts["encoder"]),
-                remarks=tuple(facts.get("remarks", ())),
+                notes=tuple(facts.get("notes", ())),
                 columns=stored_columns(facts),
                 _test=load_file(path / "test.safetensors") if facts["has_test"] else None,
             )

@@ -15,13 +15,28 @@ from autometa.errors import DataError, nearest
 from autometa.tasks import catalog
 from autometa.tasks.npz import suite_from_npz
 from autometa.tasks.reading import ReadOptions, is_table, read_table, stem
+from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS
 from autometa.tasks.suite import TaskSuite
+from autometa.tasks.usable import Unusable
 
 READING = tuple(field.name for field in fields(ReadOptions))
 """Options that say how a table's cells are written."""
 
 YAML_SUFFIXES = (".suite.yaml", ".suite.yml")
+
+
+#: options that an npz file cannot have, and what they are without being given
+_OF_TABLES = {
+    "test": None,
+    "drop": (),
+    "time_column": None,
+    "keep": (),
+    "unusable": "drop",
+    "target_scale": "standard",
+    "task_scale": "auto",
+    **dict.fromkeys(READING),
+}
 
 
 class SuiteConfig(Config):
@@ -41,8 +56,13 @@ class SuiteConfig(Config):
     metrics: str | dict[str | int, str] | None = None
     split_column: str | int | None = None
     group_column: str | int | None = None
+    time_column: str | int | None = None
     test: str | None = None
     drop: tuple[str | int, ...] = ()
+    keep: tuple[str | int, ...] = ()
+    unusable: Unusable = "drop"
+    target_scale: TargetScale = "standard"
+    task_scale: TaskScale = "auto"
     seed: int = Field(0, ge=0)
     fractions: tuple[float, float, float] = FRACTIONS
     sep: str | None = None
@@ -109,11 +129,10 @@ def load_suite(
 def _load_data(path: Path, options: dict[str, Any]) -> TaskSuite:
     reading = {key: options[key] for key in READING if options.get(key)}
     if path.suffix.lower() == ".npz":
-        tables_only = ("test", "drop", *READING)
-        for key in tables_only:
-            if options.get(key):
+        for key, default in _OF_TABLES.items():
+            if options.get(key, default) not in (default, ()):
                 raise DataError(f"Parameter `{key}` is for tables; `{path}` is an npz file.")
-        return suite_from_npz(path, **{k: v for k, v in options.items() if k not in tables_only})
+        return suite_from_npz(path, **{k: v for k, v in options.items() if k not in _OF_TABLES})
     return TaskSuite.from_frame(read_table(path, ReadOptions.of(**reading)), **options)
 
 
@@ -147,9 +166,14 @@ def _load_yaml(path: Path, given: dict[str, Any]) -> TaskSuite:
     return suite
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def option_names() -> list[str]:
+    """The options that `load_suite` takes, which a suite file may have, too."""
     other = ("data", "description", "layout")
-    known = [key for key in SuiteConfig.model_fields if key not in other]
+    return [key for key in SuiteConfig.model_fields if key not in other]
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = option_names()
     for key in options:
         if key not in known:
             raise DataError(f"Parameter `{key}` is not known.{nearest(key, known)}")

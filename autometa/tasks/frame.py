@@ -13,7 +13,9 @@ from torch import Tensor
 
 from autometa.errors import DataError, nearest
 from autometa.tasks.build import Parts, build
+from autometa.tasks.columns import read_column
 from autometa.tasks.encoder import ImageInputs, TableInputs
+from autometa.tasks.identifiers import identifiers
 from autometa.tasks.reading import (
     ColumnType,
     ReadOptions,
@@ -27,7 +29,9 @@ from autometa.tasks.reading import (
     read_table,
     split_names,
 )
+from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS, SplitPlan
+from autometa.tasks.usable import Unusable
 
 
 def parts_from_frame(
@@ -41,8 +45,13 @@ def parts_from_frame(
     metrics: str | Mapping[str, str] | None = None,
     split_column: Any = None,
     group_column: Any = None,
+    time_column: Any = None,
     test: pd.DataFrame | str | os.PathLike[str] | None = None,
     drop: Sequence[Any] = (),
+    keep: Sequence[Any] = (),
+    unusable: Unusable = "drop",
+    target_scale: TargetScale = "standard",
+    task_scale: TaskScale = "auto",
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
     options: ReadOptions | None = None,
@@ -53,6 +62,7 @@ def parts_from_frame(
     frame = _named(table.frame, "table")
     wanted = _target_names(targets, target, task_column, frame.columns)
     dropped = split_names(drop, frame.columns)
+    kept = split_names(keep, frame.columns)
     roles = {
         **{f"targets[{i}]": column for i, column in enumerate(wanted)},
         **{f"drop[{i}]": column for i, column in enumerate(dropped)},
@@ -61,13 +71,19 @@ def parts_from_frame(
         "task_column": None if task_column is None else _name(task_column),
         "split_column": None if split_column is None else _name(split_column),
         "group_column": None if group_column is None else _name(group_column),
+        "time_column": None if time_column is None else _name(time_column),
     }
     roles |= {role: column for role, column in single.items() if column is not None}
     _check_roles(roles, frame)
+    _check_kept(kept, roles, frame)
     if len(frame) == 0:
         raise DataError("The table has no rows.")
     meant: dict[str, Role] = dict.fromkeys(wanted, "target")
-    meant |= {column: "name" for column in single.values() if column is not None}
+    meant |= {
+        column: "feature" if role == "time_column" else "name"
+        for role, column in single.items()
+        if column is not None
+    }
     whole = frame
     frame = frame.drop(columns=list(dict.fromkeys(dropped)))
     types, remarks = decide(frame, meant, options, typed=table.typed, separator=table.separator)
@@ -85,15 +101,31 @@ def parts_from_frame(
         _same_tasks(frame[single["task_column"]], is_test, single["task_column"])
     # one column may say both the task and the group; neither it nor the split is a feature
     features = frame.drop(columns=list(meant))
+    counting = identifiers(features, kept)
+    notes = [
+        f"Column `{column}` is left out: it {why} and would tell their order "
+        f"(keep={column!r}, --keep {column} keeps it)."
+        for column, why in counting.items()
+    ]
+    inputs = TableInputs.read(features.drop(columns=list(counting)), types)
     plan = SplitPlan(
         seed=seed,
         fractions=tuple(fractions),
         own=_own_splits(frame, single["split_column"], is_test),
         groups=_groups(frame, single["group_column"]),
         is_test=is_test,
+        time=_times(frame, single["time_column"]),
     )
+    if plan.time is not None and (plan.own is not None or plan.groups is not None):
+        rival = "split_column" if plan.own is not None else "group_column"
+        raise DataError(
+            f"Parameter `time_column` should be left out with `{rival}`: both say which rows are "
+            f"for test. Found `time_column = {single['time_column']}`."
+        )
+    if plan.time is None and plan.own is None and plan.groups is None:
+        notes += _dated(inputs)
     parts = build(
-        TableInputs.read(features, types),
+        inputs,
         {column: frame[column] for column in wanted},
         plan,
         name=name,
@@ -101,11 +133,12 @@ def parts_from_frame(
         task_column=single["task_column"],
         kinds=kinds,
         metrics=metrics,
+        unusable=unusable,
+        target_scale=target_scale,
+        task_scale=task_scale,
+        notes=[*table.remarks, *remarks, *notes],
     )
-    return parts._replace(
-        remarks=(*table.remarks, *remarks, *parts.remarks),
-        columns={column: types[column] for column in meant},
-    )
+    return parts._replace(columns={column: types[column] for column in meant})
 
 
 def parts_from_arrays(
@@ -120,6 +153,7 @@ def parts_from_arrays(
     splits: Sequence[Any] | np.ndarray | None = None,
     groups: Sequence[Any] | np.ndarray | None = None,
     name: str = "arrays",
+    task_scale: TaskScale = "auto",
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
 ) -> Parts:
@@ -166,6 +200,7 @@ def parts_from_arrays(
         task_column=None if task is None else task_column,
         kinds=kinds,
         metrics=metrics,
+        task_scale=task_scale,
     )
 
 
@@ -299,6 +334,44 @@ def _same_tasks(column: pd.Series, is_test: np.ndarray, name: str) -> None:
             f"The test table has task `{unknown[0]}` (column `{name}`), which the table does not "
             f"have.{nearest(unknown[0], known)}"
         )
+
+
+def _check_kept(kept: Sequence[str], roles: Mapping[str, str], frame: pd.DataFrame) -> None:
+    for column in kept:
+        if column not in frame.columns:
+            raise DataError(
+                f"Column `{column}` (keep) is not in the table.{nearest(column, frame.columns)}"
+            )
+        role = next((role for role, name in roles.items() if name == column), None)
+        if role is not None:
+            raise DataError(
+                f"Column `{column}` is given as `keep` and as `{role.split('[')[0]}`; keep one."
+            )
+
+
+def _times(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
+    """When each row was: dates in seconds, or numbers (a year) as they are."""
+    if column is None:
+        return None
+    kind, values = read_column(frame[column], column)
+    if kind == "category":
+        raise DataError(f"Time column `{column}` should hold dates or numbers. Found text.")
+    if np.isnan(values).any():
+        row = int(np.flatnonzero(np.isnan(values))[0])
+        raise DataError(f"Time column `{column}` is empty in row {row}; every row needs a time.")
+    return values
+
+
+def _dated(inputs: TableInputs) -> list[str]:
+    """A note where rows have dates and are split at random all the same."""
+    dates = [name for name, (kind, _) in inputs.columns.items() if kind == "datetime"]
+    if not dates:
+        return []
+    return [
+        f"Column `{dates[0]}` holds dates, and rows are split at random: scores then are those of "
+        "days between known ones. To be judged on later rows, split by time "
+        f"(time_column={dates[0]!r}, --time-column {dates[0]})."
+    ]
 
 
 def _own_splits(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -20,9 +21,10 @@ from torch import Tensor
 from autometa.errors import DataError
 from autometa.tasks.encoder import Encoder, ImageEncoder
 from autometa.tasks.episodes import EpisodeShape
+from autometa.tasks.scales import center_and_spread, no_common_unit
 from autometa.tasks.splits import SPLIT_NAMES, TEST, TRAIN, VAL, check_fractions
 from autometa.tasks.suite import TaskSuite
-from autometa.tasks.task import Kind, Metric
+from autometa.tasks.task import Kind, Metric, Task
 
 
 class _Rows(NamedTuple):
@@ -67,12 +69,21 @@ def hold_out(
     code = split[kept]
     rows = rows._replace(task=number[rows.task])
     train = code[rows.task] == TRAIN
+    tasks = [suite.tasks[t] for t in kept]
     own_units = suite.layout == "aligned" and kind == "regression"
     y, mean, std = rows.y, 0.0, 1.0
     if kind == "regression" and not own_units:
-        y, mean, std = _standardised(suite, rows.y, train)
+        original = _restored(tasks, rows.y, rows.task)
+        known = (train).numpy()  # whether held-out tasks have this unit is not known
+        own_units = (
+            len({(task.mean, task.std) for task in tasks}) > 1  # as the suite has it
+            and no_common_unit(original.numpy()[known], rows.task.numpy()[known], len(tasks))
+            is not None
+        )
+        y, mean, std = _standardised(suite, original, train)
+    if own_units and suite.is_grouped:
+        y, mean, std, tasks = _each_by_itself(tasks, original, rows)
     x, encoder = _inputs(rows.x, suite.encoder, train)
-    tasks = [suite.tasks[t] for t in kept]
     return {
         "name": suite.name,
         "shape": shape,
@@ -95,7 +106,7 @@ def hold_out(
         "encoder": encoder,
         "target": suite.target,
         "task_column": suite.task_column,
-        "remarks": suite.remarks,
+        "notes": suite.notes,
         "columns": suite.columns,
         "fingerprint": _fingerprint(suite, shape, test_shape, one_task, code, tuple(left_out)),
     }
@@ -245,9 +256,27 @@ def _check_classes(
             )
 
 
-def _standardised(suite: TaskSuite, y: Tensor, train: Tensor) -> tuple[Tensor, float, float]:
+def _restored(tasks: Sequence[Task], y: Tensor, task: Tensor) -> Tensor:
+    """Targets in their units, float64."""
+    mean, std = (torch.tensor([getattr(t, key) for t in tasks]).double() for key in ("mean", "std"))
+    return y.double() * std[task] + mean[task]
+
+
+def _each_by_itself(
+    tasks: Sequence[Task], original: Tensor, rows: _Rows
+) -> tuple[Tensor, float, float, list[Task]]:
+    """Targets standardised by the mean and deviation of all labelled rows of their task."""
+    y, found = torch.zeros_like(original), []
+    for number, task in enumerate(tasks):
+        mine = rows.task == number
+        mean, std = center_and_spread(original[mine].numpy(), "standard")
+        found.append(replace(task, mean=mean, std=std or 1.0))
+        y[mine] = (original[mine] - mean) / (std or 1.0)
+    return y, 0.0, 1.0, found
+
+
+def _standardised(suite: TaskSuite, original: Tensor, train: Tensor) -> tuple[Tensor, float, float]:
     """Targets of one unit, standardised on the meta-train rows instead of the suite's own."""
-    original = y.double() * suite.tasks[0].std + suite.tasks[0].mean
     mean, std = float(original[train].mean()), float(original[train].std(correction=0))
     if std == 0:
         raise DataError(

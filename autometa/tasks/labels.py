@@ -12,6 +12,7 @@ import pandas as pd
 from autometa.errors import DataError, nearest
 from autometa.metrics import METRICS
 from autometa.tasks.columns import scalar_type
+from autometa.tasks.scales import TargetScale, TaskScale, center_and_spread, no_common_unit
 from autometa.tasks.task import Kind, Label, Metric, Task
 
 RARE_CLASS = 0.10
@@ -35,6 +36,18 @@ class Target:
     def labelled(self) -> np.ndarray:
         """Bool [rows]."""
         return ~np.isnan(self.values)
+
+
+class UselessTarget(DataError):
+    """A target without values, or with one only.
+
+    Attributes:
+        reason: for a list of such targets.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Labels(NamedTuple):
@@ -71,7 +84,9 @@ def read_labels(column: pd.Series, name: str) -> Labels:
     values = column.to_numpy(dtype=object)
     present = values[~pd.isna(values)]
     if len(present) == 0:
-        raise DataError(f"Target `{name}` has no value at all; leave it out or fill it in.")
+        raise UselessTarget(
+            f"Target `{name}` has no value at all; leave it out or fill it in.", "has no value"
+        )
     found = scalar_type(present)
     if found in ("date", "mixed"):
         types = sorted({type(v).__name__ for v in present})
@@ -98,9 +113,10 @@ def read_target(column: pd.Series, name: str, kind: str | None = None) -> Target
     labels = read_labels(column, name)
     found, distinct = labels.found, labels.distinct
     if len(distinct) == 1:
-        raise DataError(
+        raise UselessTarget(
             f"Target `{name}` is constant (always `{distinct[0]}`): there is nothing to learn; "
-            "leave it out."
+            "leave it out.",
+            f"is constant (always `{distinct[0]}`)",
         )
     kind = _checked_kind(kind, name, len(distinct), found) or _guess(
         len(distinct), found == "number" and not is_category
@@ -154,7 +170,10 @@ def choose_metrics(
 
 
 def make_aligned_tasks(
-    targets: Sequence[Target], train: np.ndarray, metrics: str | Mapping[str, str] | None
+    targets: Sequence[Target],
+    train: np.ndarray,
+    metrics: str | Mapping[str, str] | None,
+    scale: TargetScale = "standard",
 ) -> tuple[Task, ...]:
     """One task a target column; `train` is the bool mask of training rows.
 
@@ -167,7 +186,7 @@ def make_aligned_tasks(
     chosen = choose_metrics(names, [t.kind for t in targets], shares, metrics)
     out = []
     for target, values, metric in zip(targets, rows, chosen, strict=True):
-        mean, std = _scaling(target, values)
+        mean, std = _scaling(target, values, scale)
         out.append(Task(target.name, target.kind, metric, target.classes, mean, std))
     return tuple(out)
 
@@ -178,15 +197,19 @@ def make_grouped_tasks(
     names: Sequence[str],
     train: np.ndarray,
     metrics: str | Mapping[str, str] | None,
-) -> tuple[tuple[Task, ...], np.ndarray]:
+    scale: TargetScale = "standard",
+    task_scale: TaskScale = "auto",
+) -> tuple[tuple[Task, ...], np.ndarray, str | None]:
     """One task a value of the task column.
 
-    A regression target has one mean and standard deviation for all tasks: they share a unit, and
-    a task of ten rows has no mean and deviation worth trusting. A multiclass task has the classes
+    A regression target has one mean and standard deviation for all tasks where they share a unit: a
+    task of ten rows has no mean and deviation worth trusting. Where they cannot (`auto`, see
+    `no_common_unit`), or are not to (`own`), each has its own. A multiclass task has the classes
     that occur in its rows.
 
     Returns:
-        the tasks, and the target's values with class indices renumbered within each task.
+        the tasks, the target's values with class indices renumbered within each task, and what
+        shows that the tasks have no unit in common, None if nothing does or it was not asked.
     """
     values = target.values.copy()
     classes: list[tuple[Label, ...]] = []
@@ -204,12 +227,29 @@ def make_grouped_tasks(
     if isinstance(metrics, Mapping) and set(metrics) <= {target.name}:
         by_target = metrics.get(target.name)  # one metric, named by the target column
     chosen = choose_metrics(names, [target.kind] * len(names), shares, by_target)
-    mean, std = _scaling(target, values[train])
+    known = train & ~np.isnan(values)
+    unit = None
+    if target.kind == "regression" and task_scale == "auto":
+        unit = no_common_unit(values[known], task[known], len(names))
+    if unit is None and task_scale != "own":
+        scales = [_scaling(target, values[known], scale)] * len(names)
+    else:
+        own = [values[known & (task == number)] for number in range(len(names))]
+        telling = [some for some in own if len(np.unique(some)) > 1]
+        if not telling:
+            raise DataError(_constant(target))
+        usual = float(np.median([_scaling(target, some, scale)[1] for some in telling]))
+        scales = [
+            _scaling(target, some, scale)
+            if len(np.unique(some)) > 1
+            else (float(some.mean()), usual)
+            for some in own
+        ]
     tasks = tuple(
         Task(name, target.kind, metric, labels, mean, std)
-        for name, metric, labels in zip(names, chosen, classes, strict=True)
+        for name, metric, labels, (mean, std) in zip(names, chosen, classes, scales, strict=True)
     )
-    return tasks, values
+    return tasks, values, unit
 
 
 def kinds_by_target(
@@ -291,18 +331,22 @@ def _rarer_share(kind: str, values: np.ndarray) -> float:
     return min(positive, 1 - positive)
 
 
-def _scaling(target: Target, values: np.ndarray) -> tuple[float, float]:
+def _scaling(target: Target, values: np.ndarray, scale: TargetScale) -> tuple[float, float]:
     if target.kind != "regression":
         return 0.0, 1.0
     if len(values) == 0 or values.max() == values.min():
-        raise DataError(
-            f"Target `{target.name}` is constant on the training rows: there is nothing to learn; "
-            "leave it out or choose another split (seed)."
-        )
-    std = float(values.std())
+        raise DataError(_constant(target))
+    mean, std = center_and_spread(values, scale)
     if not np.isfinite(std) or std == 0:
         raise DataError(f"Target `{target.name}` spans numbers too large to standardise.")
-    return float(values.mean()), std
+    return mean, std
+
+
+def _constant(target: Target) -> str:
+    return (
+        f"Target `{target.name}` is constant on the training rows: there is nothing to learn; "
+        "leave it out or choose another split (seed)."
+    )
 
 
 def _choice(parameter: str, value: str, choices: Sequence[str]) -> str:

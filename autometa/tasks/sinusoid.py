@@ -43,6 +43,7 @@ def load_sinusoid(seed: int = 0) -> TaskSuite:
         task=np.repeat(np.arange(TASKS), ROWS),
         splits=np.tile(split, TASKS),
         name="sinusoid",
+        task_scale="shared",
     )
 
 

@@ -38,6 +38,8 @@ class SplitPlan:
         own: the user's split column (`train` / `val` / `test` or 0 / 1 / 2), [rows].
         groups: rows of one group stay in one split, [rows].
         is_test: rows that came from a separate test table, bool [rows].
+        time: when each row was: later rows are for test, those before them for validation;
+            rows of one time stay together. float64 [rows]
     """
 
     seed: int = 0
@@ -45,13 +47,24 @@ class SplitPlan:
     own: np.ndarray | None = None
     groups: np.ndarray | None = None
     is_test: np.ndarray | None = None
+    time: np.ndarray | None = None
+
+    @property
+    def draws_validation(self) -> bool:
+        """Whether validation rows are drawn, not marked by the user."""
+        if self.time is not None:
+            return False
+        if self.own is None:
+            return True
+        marked = self.own if self.is_test is None else self.own[~self.is_test]
+        return not (_own_splits(marked) == VAL).any()
 
     def take(self, rows: np.ndarray) -> SplitPlan:
         """The plan of these rows only (a bool mask)."""
-        own, groups, is_test = (
-            None if a is None else a[rows] for a in (self.own, self.groups, self.is_test)
+        own, groups, is_test, time = (
+            None if a is None else a[rows] for a in (self.own, self.groups, self.is_test, self.time)
         )
-        return SplitPlan(self.seed, self.fractions, own, groups, is_test)
+        return SplitPlan(self.seed, self.fractions, own, groups, is_test, time)
 
 
 def make_splits(
@@ -94,30 +107,6 @@ def make_splits(
     return _checked_groups(split, plan.groups)
 
 
-def check_splits(
-    split: np.ndarray, targets: Sequence[Target], task: np.ndarray | None, names: Sequence[str]
-) -> None:
-    """Raise DataError naming the first task that a split leaves without rows or classes."""
-    for number, name in enumerate(names):
-        target = targets[0] if task is not None else targets[number]
-        mine = target.labelled if task is None else task == number
-        for code, split_name in enumerate(SPLIT_NAMES):
-            if not (mine & (split == code)).any():
-                raise DataError(
-                    f"Task `{name}` has no labelled row in the {split_name} split "
-                    f"({int(mine.sum())} in all); leave the task out, add rows, or choose the "
-                    "splits yourself (split_column=)."
-                )
-        if target.kind != "regression":
-            seen = np.unique(target.values[mine & (split == TRAIN)])
-            if len(seen) < 2:
-                only = target.classes[int(seen[0])]
-                raise DataError(
-                    f"Task `{name}` has one class only (`{only}`) among its training rows: there "
-                    "is nothing to learn; leave the task out or add rows of another class."
-                )
-
-
 def _assign(
     plan: SplitPlan,
     fractions: tuple[float, ...],
@@ -126,6 +115,8 @@ def _assign(
     n_tasks: int,
     free: np.ndarray,
 ) -> np.ndarray:
+    if plan.time is not None:
+        return _by_time(plan.time[free], fractions)
     rng = np.random.default_rng(plan.seed)
     mine = [Target(t.name, t.kind, t.classes, t.values[free]) for t in targets]
     group_task = None if task is None else task[free]
@@ -136,15 +127,15 @@ def _assign(
     if group_task is not None:
         for number in range(n_tasks):
             rows = np.flatnonzero(group_task == number)
-            stratum = _stratum(mine[0], rows)
+            own = stratum(mine[0], rows)
             is_class = mine[0].kind != "regression"
-            out[rows] = _systematic(stratum, fractions, rng, is_class)
+            out[rows] = _systematic(own, fractions, rng, is_class)
             _lend_rows(out, rows, fractions)
     elif len(mine) == 1:
         is_class = mine[0].kind != "regression"
-        out[:] = _systematic(_stratum(mine[0], np.arange(n)), fractions, rng, is_class)
+        out[:] = _systematic(stratum(mine[0], np.arange(n)), fractions, rng, is_class)
     else:
-        out[:] = _iterative(_label_matrix(mine), fractions, rng)
+        out[:] = iterative(label_matrix(mine), fractions, rng)
     if group_task is None:
         for target in mine:
             _lend_rows(out, np.flatnonzero(target.labelled), fractions)
@@ -152,16 +143,16 @@ def _assign(
 
 
 def _systematic(
-    stratum: np.ndarray, fractions: tuple[float, ...], rng: np.random.Generator, is_class: bool
+    strata: np.ndarray, fractions: tuple[float, ...], rng: np.random.Generator, is_class: bool
 ) -> np.ndarray:
     """Sort rows by stratum (shuffled within) and hand them out by the largest deficit.
 
     Neighbours in the sorted order go to different splits, so every stratum and the whole follow
     the fractions to within a row. The first row of a class goes to training.
     """
-    order = rng.permutation(len(stratum))
-    order = order[np.argsort(stratum[order], kind="stable")]
-    out = np.empty(len(stratum), dtype=np.int8)
+    order = rng.permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    out = np.empty(len(strata), dtype=np.int8)
     owed = [0.0, 0.0, 0.0]
     f0, f1, f2 = fractions
     last = None
@@ -169,7 +160,7 @@ def _systematic(
         owed[0] += f0
         owed[1] += f1
         owed[2] += f2
-        key = stratum[row]
+        key = strata[row]
         choice = TRAIN if is_class and key != last else owed.index(max(owed))
         last = key
         owed[choice] -= 1.0
@@ -177,7 +168,7 @@ def _systematic(
     return out
 
 
-def _stratum(target: Target, rows: np.ndarray) -> np.ndarray:
+def stratum(target: Target, rows: np.ndarray) -> np.ndarray:
     """int [rows]: the class, or the quantile bin of a regression target."""
     values = target.values[rows]
     if target.kind != "regression":
@@ -187,7 +178,7 @@ def _stratum(target: Target, rows: np.ndarray) -> np.ndarray:
     return rank * bins // max(1, len(values))
 
 
-def _label_matrix(targets: Sequence[Target]) -> np.ndarray:
+def label_matrix(targets: Sequence[Target]) -> np.ndarray:
     """Bool [rows, labels]: each class of each target, the top fifth of a number, "is labelled"."""
     labels = []
     for target in targets:
@@ -201,7 +192,7 @@ def _label_matrix(targets: Sequence[Target]) -> np.ndarray:
     return np.stack(labels, axis=1)
 
 
-def _iterative(
+def iterative(
     labels: np.ndarray, fractions: tuple[float, ...], rng: np.random.Generator
 ) -> np.ndarray:
     """Iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011), rarest label first.
@@ -253,11 +244,12 @@ def _by_group(
     _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
     needed = [code for code in (TRAIN, VAL, TEST) if fractions[code] > 0]
     if len(size) < len(needed):
+        found = ", ".join(f"`{one}`" for one in np.unique(groups))
         raise DataError(
             f"The group column should have at least {len(needed)} groups to be split. "
-            f"Found {len(size)}."
+            f"Found {len(size)} ({found})."
         )
-    labels = _label_matrix(targets) if task is None else np.eye(n_tasks, dtype=bool)[task]
+    labels = label_matrix(targets) if task is None else np.eye(n_tasks, dtype=bool)[task]
     labels = np.concatenate([labels, np.ones((len(group), 1), dtype=bool)], axis=1)
     per_group = np.zeros((len(size), labels.shape[1]))
     np.add.at(per_group, group, labels)  # rows of each label in each group
@@ -269,6 +261,8 @@ def _by_group(
         for g in rng.permutation(len(size)):
             chosen[g] = int(np.argmax(owed))
             owed[chosen[g]] -= size[g]
+        if len(np.unique(chosen)) < len(needed):  # of a few like groups some split would get none
+            chosen = _one_each(size, needed, fractions, rng)
         got = np.stack([per_group[chosen == code].sum(axis=0) for code in needed])
         want = np.outer([fractions[code] for code in needed], total)
         empty = ((got == 0) & (total > 0)).sum()
@@ -276,6 +270,37 @@ def _by_group(
         if cost < best_cost:
             best, best_cost = chosen, cost
     return best[group]
+
+
+def _one_each(
+    size: np.ndarray, needed: Sequence[int], fractions: tuple[float, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """A split for each group: every split gets one before the others follow the fractions."""
+    owed = np.array(fractions) * size.sum()
+    chosen = np.empty(len(size), dtype=np.int8)
+    for place, g in enumerate(rng.permutation(len(size))):
+        chosen[g] = needed[place] if place < len(needed) else int(np.argmax(owed))
+        owed[chosen[g]] -= size[g]
+    return chosen
+
+
+def _by_time(time: np.ndarray, fractions: tuple[float, ...]) -> np.ndarray:
+    """The earliest rows train, the latest test; rows of one time are in one split."""
+    moments, place, count = np.unique(time, return_inverse=True, return_counts=True)
+    needed = [code for code in (TRAIN, VAL, TEST) if fractions[code] > 0]
+    if len(moments) < len(needed):
+        raise DataError(
+            f"The time column should have at least {len(needed)} different times to be split. "
+            f"Found {len(moments)}."
+        )
+    middle = (np.cumsum(count) - count / 2) / len(time)  # of each time among the rows
+    ends = np.cumsum(fractions)[:-1]
+    code = np.searchsorted(ends, middle).astype(np.int8)
+    for split, at in ((needed[0], 0), (needed[-1], -1)):
+        code[at] = split
+    if VAL in needed and not (code == VAL).any():
+        code[-2] = VAL
+    return code[place]
 
 
 def _own_splits(column: np.ndarray) -> np.ndarray:

@@ -26,8 +26,10 @@ from autometa.errors import DataError
 from autometa.tasks.encoder import Encoder, encoder_from_json
 from autometa.tasks.frame import parts_from_arrays, parts_from_frame
 from autometa.tasks.reading import ColumnType, ReadOptions, Table
+from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS, SPLIT_NAMES, TEST, TRAIN, VAL
 from autometa.tasks.task import Task, task_numbers
+from autometa.tasks.usable import Unusable
 
 _FORMAT = 1
 
@@ -51,6 +53,18 @@ class Rows(NamedTuple):
     index: Int64[Tensor, " row"]  # type: ignore[assignment]  # hides tuple.index, not used
     group: Int64[Tensor, " row"] | None = None
 
+    def take(self, index: Tensor) -> Rows:
+        """Some of the rows, by their numbers or a mask."""
+        x, y, mask, task, own, group = self
+        return Rows(
+            x[index],
+            y[index],
+            mask[index],
+            None if task is None else task[index],
+            own[index],
+            None if group is None else group[index],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class TaskSuite:
@@ -72,8 +86,11 @@ class TaskSuite:
         fingerprint: hex digest of raw data, tasks and splits; kept by `without_test` and `merged`.
         target, task_column: names of the target and task columns of a grouped suite.
         group: number of the group of rows that the split kept together, [N]; None without groups.
-        remarks: where cells were read as something else than their text, one sentence each.
-        columns: how the target, task, split and group columns are read; features are in `encoder`.
+        drawn: whether the validation rows were drawn from those that are not for test, so that
+            others may take their place; not where the user chose them.
+        notes: where cells were read as something else than their text, and what else was done to
+            the table that its owner should know, one sentence each.
+        columns: how columns that are no features are read; features are in `encoder`.
     """
 
     name: str
@@ -90,7 +107,8 @@ class TaskSuite:
     target: str | None = None
     task_column: str | None = None
     group: Int64[Tensor, " row"] | None = None
-    remarks: tuple[str, ...] = ()
+    drawn: bool = False
+    notes: tuple[str, ...] = ()
     columns: Mapping[str, ColumnType] = field(default_factory=dict)
     _test: Rows | None = field(default=None, repr=False)
 
@@ -114,8 +132,13 @@ class TaskSuite:
         metrics: str | Mapping[str, str] | None = None,
         split_column: Any = None,
         group_column: Any = None,
+        time_column: Any = None,
         test: pd.DataFrame | str | os.PathLike[str] | None = None,
         drop: Sequence[Any] = (),
+        keep: Sequence[Any] = (),
+        unusable: Unusable = "drop",
+        target_scale: TargetScale = "standard",
+        task_scale: TaskScale = "auto",
         seed: int = 0,
         fractions: Sequence[float] = FRACTIONS,
         sep: str | None = None,
@@ -135,8 +158,18 @@ class TaskSuite:
             split_column: the user's own splits: `train`, `val` (`valid`, `validation`), `test`.
                 Without `val`, validation rows are taken from the training rows.
             group_column: rows of one group never fall into two splits.
+            time_column: dates or numbers; the latest rows are for test, those before them for
+                validation. It is no feature.
             test: a separate table that holds the test rows.
             drop: columns to ignore.
+            keep: columns that stay features though they only count or name the rows; others that
+                do are left out, with a note.
+            unusable: `drop`: tasks that cannot be learned or judged are left out, with a note,
+                where two or more remain; `error`: they are an error.
+            target_scale: how regression targets are standardised: `standard`, or `robust` by median
+                and interquartile range, where values beyond 10 such deviations count as 10.
+            task_scale: `own`: each task of a grouped suite has a mean and deviation of its own;
+                `shared`: one for all; `auto`: own where tasks have no unit in common.
             seed, fractions: of the random split (train, val, test).
             sep, encoding: of a test table in a text file.
             decimal: `.` or `,` in numbers that are written as text; found out if not given.
@@ -148,8 +181,9 @@ class TaskSuite:
         """
         parts = parts_from_frame(
             df, targets=targets, target=target, task_column=task_column, name=name, kinds=kinds,
-            metrics=metrics, split_column=split_column, group_column=group_column, test=test,
-            drop=drop, seed=seed, fractions=fractions,
+            metrics=metrics, split_column=split_column, group_column=group_column,
+            time_column=time_column, test=test, drop=drop, keep=keep, unusable=unusable,
+            target_scale=target_scale, task_scale=task_scale, seed=seed, fractions=fractions,
             options=ReadOptions.of(sep, decimal, encoding, missing, date_order),
         )  # fmt: skip
         return cls(**parts._asdict())
@@ -168,6 +202,7 @@ class TaskSuite:
         splits: Sequence[Any] | np.ndarray | None = None,
         groups: Sequence[Any] | np.ndarray | None = None,
         name: str = "arrays",
+        task_scale: TaskScale = "auto",
         seed: int = 0,
         fractions: Sequence[float] = FRACTIONS,
     ) -> TaskSuite:
@@ -180,13 +215,15 @@ class TaskSuite:
             task: the task of each row: makes the suite grouped, Y has one column then.
             splits: `train` / `val` / `test` or 0 / 1 / 2 for each row.
             groups: rows of one group never fall into two splits.
+            task_scale: as in `from_frame`.
 
         Raises:
             DataError: see `from_frame`.
         """
         parts = parts_from_arrays(
             X, Y, names=names, kinds=kinds, metrics=metrics, task=task, task_column=task_column,
-            splits=splits, groups=groups, name=name, seed=seed, fractions=fractions,
+            splits=splits, groups=groups, name=name, task_scale=task_scale,
+            seed=seed, fractions=fractions,
         )  # fmt: skip
         return cls(**parts._asdict())
 
@@ -281,12 +318,12 @@ class TaskSuite:
             "target": self.target,
             "task_column": self.task_column,
             "tasks": [task.to_json() for task in self.tasks],
-            "remarks": list(self.remarks),
+            "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
 
     def summary(self) -> str:
-        """One line for people, and one for each remark."""
+        """One line for people, and one for each note."""
         kinds = {kind: self.kinds.count(kind) for kind in dict.fromkeys(self.kinds)}
         metrics = dict.fromkeys(task.metric for task in self.tasks)
         shape = "×".join(map(str, self.feature_shape))
@@ -297,7 +334,7 @@ class TaskSuite:
             f"{shape} {'pixels' if self.is_image else 'features'}, "
             f"{rows['train']} train / {rows['val']} val / {rows['test']} test rows"
         )
-        return "\n".join([line, *(f"  {remark}" for remark in self.remarks)])
+        return "\n".join([line, *(f"  {note}" for note in self.notes)])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write safetensors and JSON into `folder` (made if need be); `load` is the inverse."""
@@ -312,6 +349,7 @@ class TaskSuite:
             **{k: v for k, v in self.describe().items() if k not in ("rows", "features")},
             "encoder": None if self.encoder is None else self.encoder.to_json(),
             "columns": {name: kind.to_json() for name, kind in self.columns.items()},
+            "drawn": self.drawn,
             "has_test": self._test is not None,
         }
         (path / "suite.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -348,7 +386,8 @@ class TaskSuite:
                 target=facts["target"],
                 task_column=facts["task_column"],
                 group=tensors.get("group"),
-                remarks=tuple(facts.get("remarks", ())),
+                drawn=facts.get("drawn", False),
+                notes=tuple(facts.get("notes", ())),
                 columns=stored_columns(facts),
                 _test=None if test is None else _rows(test),
             )

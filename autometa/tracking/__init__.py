@@ -10,8 +10,10 @@ Runs are looked up by their tags before they are created: the search by `study_n
 `trial_number`. So a resumed search goes on in the same runs.
 """
 
+from autometa.tracking.places import default_uri, tracking_place
+from autometa.tracking.records import task_key
 from autometa.tracking.tracker import NullTracker, Tracker, delete_runs
-from autometa.tracking.ui import UiServer, default_uri, open_ui, start_ui
+from autometa.tracking.ui import UiServer, open_ui, start_ui
 
 __all__ = [
     "NullTracker",
@@ -21,4 +23,6 @@ __all__ = [
     "delete_runs",
     "open_ui",
     "start_ui",
+    "task_key",
+    "tracking_place",
 ]

@@ -73,7 +73,13 @@ def clean_values(values: Mapping[str, Any], limit: int) -> dict[str, str]:
     return {safe_name(k): _cut(_text(v), limit) for k, v in values.items() if v is not None}
 
 
-def safe_name(name: str) -> str:
+def task_key(name: str) -> str:
+    """What stands for a task in names of metrics, `task/<key>` and others: `name` itself where
+    MLflow takes it, short enough to be put behind anything."""
+    return safe_name(name, MAX_NAME - 50)
+
+
+def safe_name(name: str, longest: int = MAX_NAME) -> str:
     """`name` if MLflow takes it as metric, parameter or tag, else the nearest that it does.
 
     Refused characters become `_`, empty or relative path segments are replaced, and six hex digits
@@ -83,10 +89,10 @@ def safe_name(name: str) -> str:
     text = str(name)
     parts = ["_" if p in ("", ".", "..") else p for p in _REFUSED.sub("_", text).split("/")]
     safe = "/".join(parts)
-    if safe == text and len(safe) <= MAX_NAME:
+    if safe == text and len(safe) <= longest:
         return safe
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    return f"{safe[: MAX_NAME - 7]}.{digest}"
+    return f"{safe[: longest - 7]}.{digest}"
 
 
 def merge(records: Iterable[Record]) -> list[Update]:

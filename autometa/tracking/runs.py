@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import urllib.parse
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -354,10 +355,11 @@ def _user() -> str:
 class _ThreadFilter(logging.Filter):
     """Drops log records of our threads: failures are kept in `Tracker.problem` instead."""
 
-    threads: ClassVar[set[int]] = set()
+    # not their numbers: those of a thread that has ended go to another one
+    threads: ClassVar[weakref.WeakSet[threading.Thread]] = weakref.WeakSet()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.thread not in self.threads
+        return threading.current_thread() not in self.threads
 
 
 _FILTER = _ThreadFilter()
@@ -365,7 +367,7 @@ _FILTER = _ThreadFilter()
 
 def _quiet_thread() -> None:
     """Keep MLflow's, alembic's and urllib3's messages of this thread off stderr."""
-    _FILTER.threads.add(threading.get_ident())
+    _FILTER.threads.add(threading.current_thread())
     for name in ("mlflow", "alembic", "sqlalchemy.engine"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_FILTER)
@@ -383,10 +385,10 @@ def _ignore_warnings() -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep this thread quiet for a block (`delete_runs` runs in the caller's thread)."""
-    before = threading.get_ident() in _FILTER.threads
+    before = threading.current_thread() in _FILTER.threads
     _quiet_thread()
     try:
         yield
     finally:
         if not before:
-            _FILTER.threads.discard(threading.get_ident())
+            _FILTER.threads.discard(threading.current_thread())

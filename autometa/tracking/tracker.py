@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from autometa.errors import ConfigError, InfrastructureError
 from autometa.home import Home, check_study_name
 from autometa.tracking.outbox import Outbox, Writer
+from autometa.tracking.places import tracking_place
 from autometa.tracking.records import MAX_PARAM, MAX_TAG, clean_metrics, clean_values, record
 from autometa.tracking.runs import RunWriter, dataset_record, quiet, send_leftovers
-from autometa.tracking.ui import default_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,35 +39,40 @@ class Tracker:
         """Start tracking a study.
 
         Args:
-            uri: an MLflow tracking URI, `"off"`, or None for `<home>/mlflow.db` with artifacts in
-                `<home>/artifacts`. The experiment is `$MLFLOW_EXPERIMENT_NAME`, else `autometa`.
+            uri: an MLflow tracking URI, `"off"`, or None for that of `$MLFLOW_TRACKING_URI`, else
+                `<home>/mlflow.db` with artifacts in `<home>/artifacts`. The experiment is
+                `$MLFLOW_EXPERIMENT_NAME`, else `autometa`.
             study_id: tells apart studies of one name on a shared server; the same at every resume.
             linger: seconds for which records are collected, to be written together.
-            timeout: seconds to wait for the server at `uri`. The home's own database is opened in
-                the background instead, and its failures never raise.
+            timeout: seconds to wait for a server that was named. The home's own database is opened
+                in the background instead, and its failures never raise.
 
         Raises:
-            ConfigError: `uri` has a scheme that MLflow cannot write to.
-            InfrastructureError: the server at `uri` cannot be reached or refuses us.
+            ConfigError: the URI has a scheme that MLflow cannot write to.
+            InfrastructureError: the server that was named cannot be reached or refuses us.
         """
-        if uri == "off":
+        place = tracking_place(uri, home)
+        if place.uri == "off":
             return NullTracker()
         check_study_name(study_name)
-        target = uri or default_uri(home)
+        target = place.uri
         sender = RunWriter(target, home, study_name, study_id)
         server = hashlib.sha256(target.encode()).hexdigest()[:16]  # a URI may hold a password
         head = {"outbox": 1, "study": study_name, "study_id": study_id, "server": server}
         box = Outbox.for_study(home.outbox, study_name, head)
         writer = Writer(box, sender, linger)
         writer.start(after=lambda: send_leftovers(home, server, sender, writer))
-        if uri and not writer.wait(writer.connected.is_set, _patience(target, timeout), since=0):
+        if place.source and not writer.wait(
+            writer.connected.is_set, _patience(target, timeout), since=0
+        ):
             writer.close(timeout=0)
             if isinstance(sender.unusable, ConfigError):
-                raise sender.unusable
+                of = f" It is from {place.source}." if place.is_of_environment else ""
+                raise ConfigError(f"{sender.unusable}{of}") from sender.unusable
             why = writer.problem or f"no answer within {timeout:g} seconds"
             raise InfrastructureError(
                 f"The MLflow tracking server at `{sender.display_uri}` cannot be used: {why}. "
-                "Start it, correct the URI, or leave it out to track in the home folder."
+                f"Start it, or correct {place.source}; without one the home folder is used."
             )
         return Tracker(writer, sender)
 
@@ -79,9 +84,12 @@ class Tracker:
         space_text: str,
         dataset_frame: pd.DataFrame | None,
         dataset_name: str,
+        more: Mapping[str, str] | None = None,
     ) -> None:
-        """Start or go on with the search's run; logs suite.json, space.yaml and the data set."""
+        """Start or go on with the search's run; logs suite.json, space.yaml, `more` (name of a file
+        → what is in it) and the data set."""
         texts = {"suite.json": json.dumps(suite, indent=2, default=str), "space.yaml": space_text}
+        texts |= more or {}
         self._put(
             "search_started",
             params=clean_values(params, MAX_PARAM),
@@ -212,9 +220,10 @@ def delete_runs(uri: str | None, home: Home, study_name: str, study_id: str | No
     """
     for path in home.outbox.glob(f"{check_study_name(study_name)}.*"):
         path.unlink(missing_ok=True)
-    if uri == "off" or (uri is None and not home.mlflow_db.exists()):
+    place = tracking_place(uri, home)
+    if place.uri == "off" or (place.source is None and not home.mlflow_db.exists()):
         return 0
-    sender = RunWriter(uri or default_uri(home), home, study_name, study_id)
+    sender = RunWriter(place.uri, home, study_name, study_id)
     try:
         with quiet():
             sender.connect()

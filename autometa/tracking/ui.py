@@ -19,13 +19,9 @@ from typing import IO
 
 from autometa.errors import ConfigError, InfrastructureError
 from autometa.home import Home
+from autometa.tracking.places import tracking_place
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def default_uri(home: Home) -> str:
-    """The tracking URI of the home's own database."""
-    return f"sqlite:///{home.mlflow_db}"
 
 
 def open_ui(
@@ -40,17 +36,24 @@ def open_ui(
     """Serve the MLflow UI until Ctrl-C; returns the exit code.
 
     Args:
-        uri: the database to show, default the home's; an http(s) server is only opened.
+        uri: the database to show; if None that of `$MLFLOW_TRACKING_URI`, else the home's. An
+            http(s) server is only opened.
         port: 0 picks a free one.
         host: a loopback address.
         on_ready: called with the address once it answers.
 
     Raises:
-        ConfigError: the port is in use or `host` is not this machine.
+        ConfigError: there is nothing to show, the port is in use or `host` is not this machine.
         InfrastructureError: the server does not start.
     """
     ready = on_ready or (lambda _: None)
-    if uri and uri.startswith(("http://", "https://")):
+    place = tracking_place(uri, home)
+    if (uri := place.uri) == "off":
+        raise ConfigError(
+            f"{place.source} should be a server or a store to look at. Found `off`. Leave it out "
+            "to look at the home folder's."
+        )
+    if uri.startswith(("http://", "https://")):
         ready(uri)
         if open_browser:
             webbrowser.open(uri)
@@ -108,7 +111,7 @@ def start_ui(
         )
     port = _free_port(host, port)
     home.root.mkdir(parents=True, exist_ok=True)
-    command = _command(home, uri or default_uri(home), port, host)
+    command = _command(home, tracking_place(uri, home).uri, port, host)
     process = subprocess.Popen(
         command,
         env=_environment(),

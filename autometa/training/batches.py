@@ -29,13 +29,19 @@ def steps_per_epoch(n_rows: int, batch_size: int, tasks_per_step: int = 1) -> in
     return math.ceil(n_rows / (tasks_per_step * batch_size))
 
 
-def plan_aligned(n_rows: int, batch_size: int, seed: int, epoch: int) -> Plan:
-    """Every row once, in a new order; the last step is padded."""
-    steps = steps_per_epoch(n_rows, batch_size)
-    order = torch.randperm(n_rows, generator=_generator(seed, epoch))
+def plan_aligned(
+    n_rows: int, batch_size: int, seed: int, epoch: int, steps: int | None = None
+) -> Plan:
+    """Every row once, in a new order; the last step is padded.
+
+    Args:
+        steps: of the epoch, where it is to be shorter: some rows then wait for another epoch.
+    """
+    steps = steps or steps_per_epoch(n_rows, batch_size)
+    order = torch.randperm(n_rows, generator=_generator(seed, epoch))[: steps * batch_size]
     rows = torch.zeros(steps * batch_size, dtype=torch.int64)
-    rows[:n_rows] = order
-    valid = torch.arange(steps * batch_size) < n_rows
+    rows[: len(order)] = order
+    valid = torch.arange(steps * batch_size) < len(order)
     return Plan(rows.view(steps, batch_size), valid.view(steps, batch_size), None)
 
 
@@ -52,17 +58,22 @@ class GroupedRows:
         self._starts = self._counts.cumsum(0) - self._counts
         self.n_tasks = n_tasks
 
-    def plan(self, batch_size: int, batch_tasks: int, seed: int, epoch: int) -> Plan:
+    def plan(
+        self, batch_size: int, batch_tasks: int, seed: int, epoch: int, steps: int | None = None
+    ) -> Plan:
         """Slots of one task × `batch_size` rows; a task gets slots in proportion to its rows.
 
         Slots are placed by systematic sampling, so a task's number of slots is its expectation
         rounded up or down; a task's slots walk through its rows in a new order and start over
         when they are used up. A slot is padded when its task has fewer rows than it holds.
+
+        Args:
+            steps: of the epoch, if not as many as its rows fill.
         """
         generator = _generator(seed, epoch)
         n_rows = len(self._task)
         per_step = min(batch_tasks, self.n_tasks)
-        steps = steps_per_epoch(n_rows, batch_size, per_step)
+        steps = steps or steps_per_epoch(n_rows, batch_size, per_step)
         n_slots = steps * per_step
 
         noise = torch.rand(n_rows, generator=generator, dtype=torch.float64)

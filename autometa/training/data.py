@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from autometa.networks import Problem
 from autometa.tasks import Rows
 from autometa.training.batches import GroupedRows, Plan, plan_aligned, steps_per_epoch
 from autometa.training.budget import default_batch_size
+from autometa.training.state import Run
 from autometa.trial import OptimizerConfig
 
 
@@ -22,30 +24,40 @@ class TrainingRows:
     Args:
         rows: training rows of the suite.
         problem: its shapes.
+        fold: of each row, where runs leave out one fold each; those draw the others.
 
     Attributes:
         x: their inputs.
     """
 
-    def __init__(self, rows: Rows, problem: Problem, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        problem: Problem,
+        device: torch.device,
+        fold: Int[Tensor, " row"] | None = None,
+    ) -> None:
         self._problem = problem
         self.x = rows.x.to(device)
         self._y = rows.y.to(device)
         self._mask = rows.mask.to(device)
         self._device = device
-        self._grouped = None if rows.task is None else GroupedRows(rows.task, problem.n_tasks)
+        folds = [None] if fold is None else range(int(fold.max()) + 1)
+        self._parts = {one: _Part.of(rows, fold, one, problem.n_tasks) for one in folds}
+        self._is_grouped = rows.task is not None
 
     def __len__(self) -> int:
-        return len(self.x)
+        """Rows that a run draws from; the fewest where runs leave out folds."""
+        return min(len(part.rows) for part in self._parts.values())
 
     def steps(self, config: OptimizerConfig) -> int:
         """Steps of one epoch."""
-        per_step = 1 if self._grouped is None else min(config.batch_tasks, self._problem.n_tasks)
+        per_step = min(config.batch_tasks, self._problem.n_tasks) if self._is_grouped else 1
         return steps_per_epoch(len(self), self._batch_size(config), per_step)
 
-    def epoch(self, config: OptimizerConfig, seeds: list[int], epoch: int) -> Plan:
+    def epoch(self, config: OptimizerConfig, runs: Sequence[Run], epoch: int) -> Plan:
         """The plans of K runs, stacked: rows [step, run, …]."""
-        plans = [self._plan(config, seed, epoch) for seed in seeds]
+        plans = [self._plan(config, run, epoch) for run in runs]
         tasks = [plan.tasks for plan in plans if plan.tasks is not None]
         return Plan(
             torch.stack([plan.rows for plan in plans], 1).to(self._device),
@@ -63,15 +75,40 @@ class TrainingRows:
             return Batch(self.x[rows], y, mask, tasks.expand(len(rows), -1))
         return Batch(self.x[rows], self._y[rows], valid, plan.tasks[step])
 
-    def _plan(self, config: OptimizerConfig, seed: int, epoch: int) -> Plan:
-        size = self._batch_size(config)
-        if self._grouped is None:
-            return plan_aligned(len(self), size, seed, epoch)
-        return self._grouped.plan(size, config.batch_tasks, seed, epoch)
+    def _plan(self, config: OptimizerConfig, run: Run, epoch: int) -> Plan:
+        size, steps = self._batch_size(config), self.steps(config)
+        part = self._parts[run.fold]
+        if part.grouped is None:
+            plan = plan_aligned(len(part.rows), size, run.seed, epoch, steps)
+        else:
+            plan = part.grouped.plan(size, config.batch_tasks, run.seed, epoch, steps)
+        return plan if run.fold is None else plan._replace(rows=part.rows[plan.rows])
 
     def _batch_size(self, config: OptimizerConfig) -> int:
-        n_tasks = None if self._grouped is None else self._problem.n_tasks
+        n_tasks = self._problem.n_tasks if self._is_grouped else None
         return config.batch_size or default_batch_size(len(self), n_tasks, config.batch_tasks)
+
+
+class _Part(NamedTuple):
+    """The rows that a run draws from.
+
+    Attributes:
+        rows: their numbers.
+        grouped: by task, where a row belongs to one.
+    """
+
+    rows: Int[Tensor, " row"]
+    grouped: GroupedRows | None
+
+    @classmethod
+    def of(
+        cls, rows: Rows, fold: Int[Tensor, " row"] | None, left_out: int | None, n_tasks: int
+    ) -> _Part:
+        index = torch.arange(len(rows.x))
+        if fold is not None:
+            index = index[fold != left_out]
+        task = rows.task
+        return cls(index, None if task is None else GroupedRows(task[index], n_tasks))
 
 
 class Slots(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int
@@ -13,6 +14,7 @@ from autometa.networks.keys import fold, new_key
 from autometa.tasks import EpisodicSuite
 from autometa.tasks.drawing import Drawn
 from autometa.tasks.episodeset import labelled
+from autometa.training.state import Run
 from autometa.trial import OptimizerConfig
 
 #: random numbers that are held at once
@@ -46,13 +48,13 @@ class TrainingEpisodes:
         an_episode = self.shape.n_support + self.shape.n_query
         return math.ceil(len(self) / (config.batch_tasks * an_episode))
 
-    def epoch(self, config: OptimizerConfig, seeds: list[int], epoch: int) -> Drawn:
+    def epoch(self, config: OptimizerConfig, runs: Sequence[Run], epoch: int) -> Drawn:
         """The episodes of K runs [step, run, task, …]; a step has `batch_tasks` of them a run."""
         steps, tasks = self.steps(config), config.batch_tasks
-        keys = torch.stack([new_key(seed) for seed in seeds]).to(self._device)
-        units = self._units(keys, steps * tasks, epoch).view(len(seeds), steps, tasks)
+        keys = torch.stack([new_key(run.seed) for run in runs]).to(self._device)
+        units = self._units(keys, steps * tasks, epoch).view(len(runs), steps, tasks)
         key = fold(fold(keys, _EPOCHS), epoch)
-        at_once = max(1, _NUMBERS // (len(seeds) * tasks * self._sampler.size))
+        at_once = max(1, _NUMBERS // (len(runs) * tasks * self._sampler.size))
         parts = []
         for first in range(0, steps, at_once):
             some = units[:, first : first + at_once].transpose(0, 1)

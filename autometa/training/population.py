@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autometa.networks import Problem
 from autometa.tasks import EpisodeSet, EpisodicSuite, Rows, TaskSuite
@@ -24,6 +25,7 @@ from autometa.training.predicting import predict
 from autometa.training.replay import Recordings
 from autometa.training.scoring import (
     EpisodeScorer,
+    FoldScorer,
     RowScorer,
     Scorer,
     predict_episodes,
@@ -64,6 +66,7 @@ class Trainer:
         suite: its test rows are never read.
         max_steps: the length that schedules span.
         initial: what runs with `init.kind = earlier` start from.
+        fold: of each training and validation row, where every run has a fold.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Trainer:
         max_steps: int,
         device: torch.device,
         initial: Initial | None = None,
+        fold: Tensor | None = None,
     ) -> None:
         keep_freed_memory()
         self._initial = initial
@@ -84,6 +88,10 @@ class Trainer:
             self._train = TrainingEpisodes(suite, device)
             if suite.counts["val"]:
                 self._scorer = EpisodeScorer(suite, device)
+        elif fold is not None:
+            rows = suite.merged().rows("train")
+            self._train = TrainingRows(rows, self.problem, device, fold)
+            self._scorer = FoldScorer(rows, task_specs(suite), fold)
         else:
             self._train = TrainingRows(suite.rows("train"), self.problem, device)
             if suite.counts["val"]:
@@ -206,7 +214,7 @@ class Trainer:
         """
         stack = self._stack(runs, self.start(runs), others)
         stack._last_step = -(10**9)
-        return stack, self._train.epoch(stack.optimizer, stack.seeds, 0)
+        return stack, self._train.epoch(stack.optimizer, stack.runs, 0)
 
     def inference_seconds(
         self, run: Run, state: PopulationState, n_rows: int, repeats: int = 11
@@ -231,7 +239,7 @@ class Trainer:
     ) -> dict[int, tuple[float | None, dict[str, float | None]]]:
         if self._scorer is None:
             return {k: (None, {}) for k in range(len(stack.runs))}
-        found = self._scorer.evaluate(stack.models())
+        found = self._scorer.evaluate(stack.models(), stack.runs)
         names = [spec.name for spec in found.specs]
         values, per_task = found.value(), found.task_scores()
         out: dict[int, tuple[float | None, dict[str, float | None]]] = {}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
 
@@ -19,6 +19,7 @@ from autometa.networks import Step
 from autometa.sharing import Params
 from autometa.tasks import EpisodeSet, EpisodicSuite, Rows, TaskSuite
 from autometa.training.predicting import predict
+from autometa.training.state import Run
 
 #: largest number of activations and task parameters in one pass
 _NUMBERS = 50_000_000
@@ -48,7 +49,7 @@ class Models(NamedTuple):
 class Scorer(Protocol):
     """What the trainer asks of validation data."""
 
-    def evaluate(self, models: Models) -> Evaluation:
+    def evaluate(self, models: Models, runs: Sequence[Run]) -> Evaluation:
         """Sufficient statistics of every run, task by task."""
 
     def ready(self, models: Models, n_rows: int) -> Callable[[], object]:
@@ -66,10 +67,12 @@ class RowScorer:
         self._rows = rows
         self._specs = specs
 
-    def evaluate(self, models: Models) -> Evaluation:
-        rows = self._rows
+    def evaluate(self, models: Models, runs: Sequence[Run]) -> Evaluation:
+        return self._judge(self._predict(models, self._rows), self._rows)
+
+    def _judge(self, outputs: np.ndarray, rows: Rows) -> Evaluation:
         return evaluate(
-            self._predict(models, rows),
+            outputs,
             rows.y.numpy(),
             self._specs,
             mask=rows.mask.numpy(),
@@ -87,13 +90,42 @@ class RowScorer:
         return predict(learner, params, buffers, rows.x, rows.task, device)
 
 
+class FoldScorer(RowScorer):
+    """Scores each run on the fold that it was not trained on.
+
+    Args:
+        rows: training and validation rows.
+        fold: of each of them.
+    """
+
+    def __init__(self, rows: Rows, specs: tuple[TaskSpec, ...], fold: Int[Tensor, " row"]) -> None:
+        super().__init__(rows, specs)
+        self._fold = fold
+
+    def evaluate(self, models: Models, runs: Sequence[Run]) -> Evaluation:
+        outputs = self._predict(models, self._rows)
+        at = 1 if self._rows.task is not None else 2  # [run, row, output], [run, task, row, output]
+        found = []
+        for k, run in enumerate(runs):
+            mine = torch.nonzero(self._fold.eq(run.fold or 0)).squeeze(1)
+            own = np.take(outputs[k : k + 1], mine.numpy(), axis=at)
+            found.append(self._judge(own, self._rows.take(mine)))
+        specs = found[0].specs
+        return Evaluation(
+            specs,
+            np.concatenate([one.error for one in found]),
+            np.stack([one.constant_error for one in found]),
+            np.stack([one.n for one in found]),
+        )
+
+
 class EpisodeScorer:
     """Scores on fixed episodes of meta-validation tasks, the same for all runs."""
 
     def __init__(self, suite: EpisodicSuite, device: torch.device) -> None:
         self._episodes = suite.episodes("val").to(device)
 
-    def evaluate(self, models: Models) -> Evaluation:
+    def evaluate(self, models: Models, runs: Sequence[Run]) -> Evaluation:
         found = evaluate_episodes(predict_episodes(models, self._episodes), self._episodes)
         return by_task(found)
 

@@ -78,14 +78,13 @@ class Stack:
         config = runs[0].config
         self.runs = runs
         self.state = state
-        self.seeds = [run.seed for run in runs]
         self.optimizer = config.optimizer
         self._train = rows
         self._recordings = recordings
         self._device = state.values.device
         self._merged = Merged(runs, problem, self._device, others)
         self._learner: Learner = self._merged.learner
-        self._keys = torch.stack([new_key(seed) for seed in self.seeds]).to(self._device)
+        self._keys = torch.stack([new_key(run.seed) for run in runs]).to(self._device)
         self._memory = self._taken(state.values)
         self._slots = {slot: self._taken(rows) for slot, rows in state.slots.items()}
         self._now = {name: _turned(name, leaf) for name, leaf in self._memory.items()}
@@ -119,7 +118,7 @@ class Stack:
         while state.step < to_step:
             epoch, first = divmod(state.step, self._steps)
             last = min(self._steps, first + to_step - state.step)
-            plan: Any = rows.epoch(self.optimizer, self.seeds, epoch)
+            plan: Any = rows.epoch(self.optimizer, self.runs, epoch)
             total = torch.zeros(len(self.runs), device=self._device)
             for number in range(first, last):
                 if before_step is not None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autometa.errors import InfrastructureError
+from autometa.errors import InfrastructureError, reason_of
 from autometa.sharing import Params
 from autometa.training.optimizers import segment
 from autometa.trial import TrialConfig
@@ -25,10 +25,15 @@ from autometa.trial import TrialConfig
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a configuration and the seed of its initialisation, order and noise."""
+    """One training run: a configuration and the seed of its initialisation, order and noise.
+
+    `fold`: of the training and validation rows, those it is validated on; it is trained on all
+    others. None: the suite's own split.
+    """
 
     config: TrialConfig
     seed: int
+    fold: int | None = None
 
 
 class Layout:
@@ -191,7 +196,7 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pa
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise InfrastructureError(
-            f"Cannot write {path}: {getattr(exc, 'strerror', None) or exc}. Free some space or "
+            f"Cannot write {path}: {reason_of(exc)}. Free some space or "
             "choose another home folder with AUTOMETA_HOME."
         ) from exc
 

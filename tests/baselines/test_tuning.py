@@ -42,7 +42,7 @@ def test_settings_are_not_begun_that_would_end_too_late(
         now[0] += 2.0
         return 0.5
 
-    monkeypatch.setattr(tuning, "_validation", slow)
+    monkeypatch.setattr(tuning, "_value", slow)
     monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     suite = grouped("regression", rows=80)
     found = tune("ridge_pooled", suite, seed=0, seconds=seconds)
@@ -59,6 +59,6 @@ def test_what_cannot_be_tuned_says_why() -> None:
 
 
 def test_no_task_can_be_judged_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "_validation", lambda *_: float("nan"))
+    monkeypatch.setattr(tuning, "_value", lambda *_: float("nan"))
     with pytest.raises(DataError, match="No task of suite `arrays` can be judged"):
         tune("ridge", aligned(("regression", "regression"), rows=60), seed=0, seconds=None)

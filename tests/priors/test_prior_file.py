@@ -322,6 +322,16 @@ def test_what_a_terminal_would_obey_is_refused(tmp_path: Path, name: str) -> Non
         read_prior(zipped(tmp_path / "bad.prior", data))
 
 
+@pytest.mark.parametrize("value", ["yesterday", "2026-13-01", "0001-01-01T00:00:00+05:00"])
+def test_the_end_of_a_search_is_a_time(tmp_path: Path, value: str) -> None:
+    good = parts(tmp_path)
+    head = json.loads(good["prior.json"])
+    head["records"][0]["finished"] = value
+    data = {**good, "prior.json": json.dumps(head).encode()}
+    with pytest.raises(UserError, match=r"finished.*time in ISO 8601"):
+        read_prior(zipped(tmp_path / "bad.prior", data))
+
+
 def test_a_study_of_any_name_leaves_a_record_that_is_read(tmp_path: Path) -> None:
     study = finished()
     study.set_user_attr("suite", {"name": "tab\t" + "x" * 600, "fingerprint": "f00d"})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from autometa.cli import app
 from autometa.errors import UserError
 from autometa.home import Home
 from autometa.priors import shelf
-from tests.priors.test_prior_file import record
+from autometa.priors.records import Record, record_of
+from tests.priors.test_prior_file import finished, record
 
 
 @pytest.fixture
@@ -35,6 +39,56 @@ def test_a_damaged_record_is_left_out_and_said(home: Home) -> None:
     assert len(shelf.records(home, said.append)) == 2
     assert len(said) == 1
     assert "x.prior" in said[0]
+
+
+def ended(name: str, at: str) -> Record:
+    """A record whose search ended at that time."""
+    found = record(name, seed=len(name))
+    return dataclasses.replace(found, facts=found.facts.model_copy(update={"finished": at}))
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clock shows five hours less than UTC in winter."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
+def test_the_newest_is_the_one_that_ended_last(home: Home) -> None:
+    for name, at in {
+        "b-within-the-second": "2026-01-05T12:00:00.000001+00:00",
+        "a-last-microsecond": "2026-01-05T12:00:00.000002+00:00",
+        "of-another-zone": "2026-01-05T12:59:00+01:00",  # 11:59 in UTC
+        "of-an-older-version": "2026-01-05T07:30:00",  # local time: 12:30 in UTC
+    }.items():
+        shelf.keep(home, ended(name, at))
+    assert [r.facts.study for r in shelf.records(home, lambda text: None)] == [
+        "of-another-zone",
+        "b-within-the-second",
+        "a-last-microsecond",
+        "of-an-older-version",
+    ]
+
+
+@pytest.mark.usefixtures("new_york")
+def test_a_record_says_when_its_search_ended(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = finished()
+    found = record_of(study, {})
+    last = max(t.datetime_complete for t in study.trials if t.datetime_complete)
+    assert found.finished.timestamp() == last.timestamp()
+    assert found.facts.finished.endswith("+00:00")
+    shelf.keep(home, ended("sales-1", "2026-01-05T07:30:00.25"))
+    assert cli("prior", "list") == 0
+    assert "2026-01-05 12:30:00 UTC" in capsys.readouterr().out
+    assert cli("prior", "list", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["records"]
+    assert row["finished"] == "2026-01-05T12:30:00.250000+00:00"
 
 
 def test_the_command_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,7 +102,9 @@ def test_wrong_storages(tmp_path: Path, said: list[str]) -> None:
     assert not absent.exists(), "looking for it must not make it"
     table = tmp_path / "table.db"
     table.write_text("a,b\n1,2\n" * 200)
-    with pytest.raises(UserError, match="is no SQLite database"):
+    with pytest.raises(
+        UserError, match="cannot be read as an SQLite database .file is not a database"
+    ):
         read_storage(f"sqlite:///{table}", False, said.append)
     empty = tmp_path / "empty.db"
     empty.touch()
@@ -153,3 +155,25 @@ def test_passwords_are_not_shown(text: str, shown: str, said: list[str]) -> None
         with pytest.raises(UserError, match="Parameter `prior` should be") as caught:
             read_storage(text, False, said.append)
         assert "cret" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
+def test_trials_outside_their_ranges_are_left_out_and_counted(
+    tmp_path: Path, said: list[str]
+) -> None:
+    """Optuna takes them, when someone enqueues them."""
+    url = f"sqlite:///{tmp_path}/odd.db"
+    study = optuna.create_study(
+        study_name="odd", storage=url, direction="maximize", sampler=RandomSampler(seed=0)
+    )
+    for rate in (100.0, 5.0):
+        study.enqueue_trial({"optimizer.lr": rate})
+    study.optimize(lambda trial: trial.suggest_float("optimizer.lr", 1e-3, 1, log=True), 20)
+    (found,) = read_storage(f"{url}#odd", False, said.append)
+    assert len(found.trials) == 18
+    assert found.left_out == 2
+    assert {t.number for t in found.trials} == set(range(2, 20))
+    assert max(t.params["optimizer.lr"] for t in found.trials) <= 1
+    (text,) = said
+    assert "2 of 20 trials have parameters outside their ranges and are left out." in text
+    assert "`odd`" in text

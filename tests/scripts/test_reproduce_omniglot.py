@@ -11,7 +11,7 @@ import pytest
 from scripts import reproduce_omniglot as script
 
 needs_data = pytest.mark.skipif(
-    "AUTOMETA_DATA" not in os.environ, reason="AUTOMETA_DATA names no folder with Omniglot"
+    not os.environ.get("AUTOMETA_DATA"), reason="AUTOMETA_DATA names no folder with Omniglot"
 )
 
 

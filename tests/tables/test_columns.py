@@ -85,19 +85,19 @@ class TestLaterFiles:
         assert code.reading.levels == ("01", "02", "03", "A1")
         loaded = TaskSuite.load(suite.save(tmp_path / "suite"))
         assert loaded.columns == suite.columns
-        assert loaded.remarks == suite.remarks
+        assert loaded.notes == suite.notes
         assert loaded.columns["returned"].kind == "category"
 
     def test_suites_and_models_of_earlier_versions(self, table, tmp_path):
         suite = load_suite(tmp_path / "t.csv", targets=["price", "demand"])
         folder = suite.save(tmp_path / "suite")
         facts = json.loads((folder / "suite.json").read_text())
-        del facts["columns"], facts["remarks"]
+        del facts["columns"], facts["notes"]
         for column in facts["encoder"]["columns"]:
             del column["reading"]
         (folder / "suite.json").write_text(json.dumps(facts))
         loaded = TaskSuite.load(folder)
-        assert (loaded.columns, loaded.remarks) == ({}, ())
+        assert (loaded.columns, loaded.notes) == ({}, ())
         torch.testing.assert_close(
             loaded.encoder.encode(table), suite.encoder.encode(table), rtol=0, atol=0
         )
@@ -149,7 +149,7 @@ class TestMissing:
         )
         other = TaskSuite.from_frame(truth, target="price")
         torch.testing.assert_close(suite.x, other.x, rtol=0, atol=0)
-        assert not any("country" in remark for remark in suite.remarks)
+        assert not any("country" in remark for remark in suite.notes)
         # a later file means the same without being told again
         torch.testing.assert_close(
             suite.encoder.encode(base), other.encoder.encode(truth), rtol=0, atol=0
@@ -161,14 +161,14 @@ class TestMissing:
         base.to_csv(tmp_path / "t.csv", index=False)
         suite = load_suite(tmp_path / "t.csv", targets=["price", "demand"])
         assert suite.kinds == ("regression", "regression")
-        assert "Column `price` (10 cells): `?` among numbers count as empty" in suite.remarks[0]
+        assert "Column `price` (10 cells): `?` among numbers count as empty" in suite.notes[0]
 
     def test_a_rare_class_is_named(self, base, tmp_path):
         base.loc[:3, "returned"] = "maybe"
         base.to_csv(tmp_path / "t.csv", index=False)
         suite = load_suite(tmp_path / "t.csv", target="returned")
         assert suite.tasks[0].classes == ("maybe", "no", "yes")
-        assert "`--missing maybe` leaves such rows out" in suite.remarks[0]
+        assert "`--missing maybe` leaves such rows out" in suite.notes[0]
         suite = load_suite(tmp_path / "t.csv", target="returned", missing="maybe")
         assert suite.tasks[0].classes == ("no", "yes")
 
@@ -224,7 +224,7 @@ def test_decimal_sign_of_the_table_decides_what_one_column_leaves_open(base, tmp
     suite = load_suite(tmp_path / "t.csv", targets=["price", "demand"])
     column = next(c for c in suite.encoder.columns if c.name == "open")
     assert (column.reading.decimal, column.reading.thousands) == (",", "")
-    assert any("could be 1 or 1000" in remark for remark in suite.remarks)
+    assert any("could be 1 or 1000" in remark for remark in suite.notes)
 
 
 def test_32_bits_are_the_numbers_that_are_written_for_them(base, tmp_path):

@@ -50,11 +50,11 @@ def test_train_and_predict(table: Path, frame: pd.DataFrame, tmp_path: Path) -> 
     result = run(*words)
     assert result.exit_code == 0, result.stderr
     first, *rest = result.stdout.splitlines()
-    assert first == "How the table was read:"
+    assert first == "The table:"
     assert "  Columns `a`, `price, net`: numbers with decimal commas, read as numbers." in rest
     assert not any("`NA`" in line for line in rest)
     result = run(*words, "--json")
-    remarks = json.loads(result.stdout)["remarks"]
+    remarks = json.loads(result.stdout)["notes"]
     assert [f"  {remark}" for remark in remarks] == rest[: len(remarks)]
     later = tmp_path / "later.csv"
     frame.assign(shop="b", a=frame["a"].str.replace(",", ".")).to_csv(later, index=False)

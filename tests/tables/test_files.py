@@ -55,7 +55,7 @@ def test_a_comma_in_one_name(separator, tmp_path):
     path.write_text(lines(separator).replace("city", "city, of birth", 1))
     suite = load_suite(path, target="y")
     assert suite.encoder.source == ("größe", "city, of birth")
-    assert "between its cells" in suite.remarks[0]
+    assert "between its cells" in suite.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_letters(encoding, said, tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(lines().encode(encoding))
     suite = same(path)
-    assert [said in remark for remark in suite.remarks] == ([] if said is None else [True])
+    assert [said in remark for remark in suite.notes] == ([] if said is None else [True])
     assert "größe" in suite.encoder.source
     same(path, encoding=encoding)
 
@@ -77,7 +77,7 @@ def test_letters_that_the_user_names(tmp_path):
     path.write_bytes(lines().replace("Zürich", "Łódź").encode("cp1250"))
     suite = load_suite(path, target="y", encoding="cp1250")
     assert "city=Łódź" in suite.encoder.features
-    assert not suite.remarks
+    assert not suite.notes
     with pytest.raises(DataError, match=r"not a table of text .*`--encoding` says"):
         load_suite(path, target="y", encoding="utf-8")
     with pytest.raises(DataError, match="Found `encoding = klingon`"):
@@ -116,8 +116,8 @@ def test_excel(tmp_path):
     suite = load_suite(path, target="y")
     other = TaskSuite.from_frame(frame, target="y")
     torch.testing.assert_close(suite.x, other.x, rtol=0, atol=0)
-    assert suite.remarks[0] == "`t.xlsx` has 2 sheets; the first, `data`, is read."
-    assert "`NA` read as values among texts" in suite.remarks[1]
+    assert suite.notes[0] == "`t.xlsx` has 2 sheets; the first, `data`, is read."
+    assert "`NA` read as values among texts" in suite.notes[1]
     path.write_bytes(b"no such thing")
     with pytest.raises(DataError, match="not a readable Excel table"):
         load_suite(path, target="y")
@@ -127,19 +127,19 @@ def test_excel(tmp_path):
 def test_lines_before_the_names(before, tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes((before + lines()).encode())
-    assert not same(path).remarks
+    assert not same(path).notes
 
 
 def test_a_first_line_that_names_the_separator(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("sep=;\n" + lines(";").replace(".", ","))
-    assert "decimal commas" in same(path).remarks[-1]
+    assert "decimal commas" in same(path).notes[-1]
 
 
 def test_comments(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("# made by hand\n#\n" + lines() + "# the end\n")
-    assert same(path).remarks == ("2 lines of comments before the names left out.",)
+    assert same(path).notes == ("2 lines of comments before the names left out.",)
     numbers = "# a b\n" + "".join(f"{i % 7} {i % 5}\n" for i in range(60))
     path.write_text(numbers)  # as numpy.savetxt writes names
     assert load_suite(path, target="b").encoder.source == ("a",)
@@ -150,7 +150,7 @@ def test_names_of_rows(tmp_path):
     path = tmp_path / "t.csv"
     text = frame.to_csv(index=True)
     path.write_text(text)
-    assert same(path).remarks == (
+    assert same(path).notes == (
         "The first column has no name and counts the rows; it is left out.",
     )
     path.write_text(text[1:])  # as R's write.table does
@@ -160,10 +160,10 @@ def test_names_of_rows(tmp_path):
 def test_columns_without_a_name_or_a_cell(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("".join(f"{line},,\n" for line in lines().split("\n") if line))
-    assert same(path).remarks == ("2 empty columns without a name left out.",)
+    assert same(path).notes == ("2 empty columns without a name left out.",)
     head, rest = lines().split("\n", 1)
     path.write_text(head + "\n" + "".join(f"{line},\n" for line in rest.split("\n") if line))
-    assert same(path).remarks == ("1 empty column without a name left out.",)
+    assert same(path).notes == ("1 empty column without a name left out.",)
 
 
 @pytest.mark.parametrize("suffix", ["data", "csv"])
@@ -174,7 +174,7 @@ def test_no_line_of_names(suffix, tmp_path):
     suite = load_suite(path, target="column 1")
     assert sum(suite.counts.values()) == ROWS
     assert suite.encoder.source == ("column 2", "column 3")
-    assert "has no line of names" in suite.remarks[0]
+    assert "has no line of names" in suite.notes[0]
 
 
 def test_rows_of_other_widths_are_refused(tmp_path):

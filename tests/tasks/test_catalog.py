@@ -189,6 +189,9 @@ def test_names_lists_the_data_folder(tmp_path, monkeypatch):
         load_suite("mine", targets=["x"])
     monkeypatch.delenv("AUTOMETA_DATA")
     assert catalog.names() == ["multidigits", "breast-cancer", "sinusoid"]
+    monkeypatch.setenv("AUTOMETA_DATA", "")
+    assert catalog.data_folder() is None, "set to nothing counts as not set"
+    assert catalog.names() == ["multidigits", "breast-cancer", "sinusoid"]
 
 
 @needs_data

@@ -11,7 +11,7 @@ from autometa.networks import Problem
 from autometa.training.batches import GroupedRows, plan_aligned, steps_per_epoch
 from autometa.training.data import TrainingRows, into_slots
 from autometa.trial import OptimizerConfig
-from tests.small import make_suite
+from tests.small import make_suite, seeded
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_batches_hold_the_suites_rows_and_mask_the_padding(kind):
     data = TrainingRows(train, problem, torch.device("cpu"))
     config = OptimizerConfig(batch_size=10, batch_tasks=1)
     assert data.steps(config) == 4  # 36 rows
-    plan = data.epoch(config, [5, 6, 7], 0)
+    plan = data.epoch(config, seeded(5, 6, 7), 0)
     labels = 0
     for step in range(4):
         batch = data.batch(plan, step)

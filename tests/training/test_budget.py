@@ -21,7 +21,7 @@ from autometa.training.budget import (
 from autometa.training.data import TrainingRows
 from autometa.training.episodes import TrainingEpisodes
 from autometa.trial import OptimizerConfig, TrialConfig
-from tests.small import make_config, make_suite
+from tests.small import make_config, make_suite, seeded
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ def test_what_is_left_open_is_trained_as_the_number_that_it_stands_for(layout: s
     assert settled.optimizer.batch_size is not None
     assert with_batch_size(settled, suite) is settled
     rows = TrainingRows(suite.rows("train"), Problem.of(suite), CPU)
-    plans = [rows.epoch(config.optimizer, [3], 0) for config in (open_, settled)]
+    plans = [rows.epoch(config.optimizer, seeded(3), 0) for config in (open_, settled)]
     assert torch.equal(plans[0].rows, plans[1].rows)
     assert settled.shape_key() == TrialConfig.from_flat(settled.flat()).shape_key()
     given = make_config({"optimizer.batch_size": 5})

@@ -23,6 +23,7 @@ from autometa.training.scoring import evaluate_episodes
 from autometa.training.state import Layout
 from autometa.trial import TrialConfig, build
 from tests.episodic import CASES, NWAY, Ridge, pictures, runs_of
+from tests.small import seeded
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,7 @@ class TestTraining:
         leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
         data = TrainingEpisodes(suite, CPU)
         assert data.steps(runs[0].config.optimizer) == 1
-        episode = data.batch(data.epoch(runs[0].config.optimizer, [0], 0), 0)
+        episode = data.batch(data.epoch(runs[0].config.optimizer, seeded(0), 0), 0)
         support, query = (type(half)(*(part[0] for part in half)) for half in episode)
         phi = learner.adapt(leaves, {}, support, Step(True))
         loss, _, _ = learner.loss(phi, {}, query, Step(True))

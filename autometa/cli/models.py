@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autometa.cli import options
+from autometa.cli import options, table_options
 from autometa.cli.output import (
     counted,
     duration,
@@ -22,7 +22,8 @@ from autometa.cli.output import (
     shown,
     told_as_notes,
 )
-from autometa.errors import DataError, UserError, nearest, reason_of
+from autometa.cli.rows import WRITERS, read_labelled, read_rows, write_rows
+from autometa.errors import UserError, reason_of
 from autometa.home import Home, check_writable
 
 #: tasks whose scores `train` prints
@@ -41,11 +42,11 @@ def train(
     time_column: options.TimeColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
-    sep: options.Sep = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = None,
-    missing: options.Missing = None,
-    date_order: options.DateOrder = None,
+    sep: table_options.Sep = None,
+    decimal: table_options.Decimal = None,
+    encoding: table_options.Encoding = None,
+    missing: table_options.Missing = None,
+    date_order: table_options.DateOrder = None,
     keep: options.Keep = None,
     unusable: options.Unusable = None,
     target_scale: options.TargetScale = None,
@@ -195,11 +196,11 @@ def adapt(
         ),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Size of these steps.")] = None,
-    sep: options.Sep = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = None,
-    missing: options.Missing = None,
-    date_order: options.DateOrder = None,
+    sep: table_options.Sep = None,
+    decimal: table_options.Decimal = None,
+    encoding: table_options.Encoding = None,
+    missing: table_options.Missing = None,
+    date_order: table_options.DateOrder = None,
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
@@ -214,8 +215,8 @@ def adapt(
 
     with quiet_stdout():
         loaded = api.load_model(found)
-        reading = options.read_options(sep, decimal, encoding, missing, date_order)
-        table, labels = _read_support(rows, target, loaded.target, reading)
+        reading = table_options.read_options(sep, decimal, encoding, missing, date_order)
+        table, labels = read_labelled(rows, target, loaded.target, reading)
         adapted = loaded.adapt(
             table, target=target, labels=labels, steps=steps, rate=rate, **reading
         )
@@ -257,27 +258,27 @@ def predict(
             "e.g. 0.9. Of adapted models, for those that say how sure they are.",
         ),
     ] = None,
-    sep: options.Sep = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = None,
-    missing: options.Missing = None,
-    date_order: options.DateOrder = None,
+    sep: table_options.Sep = None,
+    decimal: table_options.Decimal = None,
+    encoding: table_options.Encoding = None,
+    missing: table_options.Missing = None,
+    date_order: table_options.DateOrder = None,
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
     """Predict new rows, in the units and with the labels of the training table."""
-    if out is not None and out.suffix not in _WRITERS:
-        raise UserError(f"Option `--out` should end in {', '.join(_WRITERS)}. Found `{out}`.")
+    if out is not None and out.suffix not in WRITERS:
+        raise UserError(f"Option `--out` should end in {', '.join(WRITERS)}. Found `{out}`.")
     found = find_model(model, Home.find(home))
     from autometa import api
 
-    reading = options.read_options(sep, decimal, encoding, missing, date_order)
+    reading = table_options.read_options(sep, decimal, encoding, missing, date_order)
     with quiet_stdout(), told_as_notes():
         predictions = api.load_model(found).predict(
-            _read(rows, reading), tasks=tasks, proba=proba, interval=interval, **reading
+            read_rows(rows, reading), tasks=tasks, proba=proba, interval=interval, **reading
         )
     if out is not None:
-        _write(predictions, out)
+        write_rows(predictions, out)
         if not json:
             note(f"{len(predictions)} rows written to {shown(out)}.")
     if json:
@@ -352,66 +353,3 @@ def _learned(facts: dict[str, Any]) -> str:
         return f"Learned {name} from {rows}; RMSE on them {value:.4g}."
     classes = ", ".join(f"{label} {count}" for label, count in facts["classes"].items())
     return f"Learned {name} from {rows} ({classes}); {value:.0%} of them are told right."
-
-
-def _read_support(
-    path: Path, target: str | None, known: str | None, reading: dict[str, Any]
-) -> tuple[Any, Any]:
-    """The labelled rows of a table, or images and their labels."""
-    if path.suffix == ".npy":
-        raise DataError(f"`{path}` has no labels; give images as .npz with arrays `x` and `y`.")
-    if path.suffix != ".npz":
-        return _read(path, reading), None
-    arrays, inputs = _read_npz(path)
-    if target is not None and target not in arrays:
-        raise DataError(
-            f"Array `{target}`, which should hold the labels, is not in `{path}`."
-            f"{nearest(target, arrays)}"
-        )
-    for name in (target, known, "y", "Y"):
-        if name in arrays:
-            return inputs, arrays[name]
-    raise DataError(
-        f"`{path}` should hold labels in an array `y`, or name it with `--target`. "
-        f"Found {', '.join(arrays)}."
-    )
-
-
-def _read_npz(path: Path) -> tuple[dict[str, Any], Any]:
-    """All arrays of a file, and the one of inputs."""
-    from autometa.tasks.npz import read_npz
-
-    arrays = read_npz(path)
-    for name in ("x", "X", "images"):
-        if name in arrays:
-            return arrays, arrays[name]
-    raise DataError(f"`{path}` should hold an array `x`. Found {', '.join(arrays)}.")
-
-
-def _read(path: Path, reading: dict[str, Any]) -> Any:
-    """A table, or the images of a .npy or .npz file."""
-    import numpy as np
-
-    from autometa.tasks.reading import ReadOptions, read_table
-
-    if path.suffix == ".npz":
-        return _read_npz(path)[1]
-    if path.suffix == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as exc:
-            raise DataError(f"`{path}` is not a readable .npy file ({exc}).") from None
-    return read_table(path, ReadOptions.of(**reading))
-
-
-_WRITERS = (".csv", ".tsv", ".parquet")
-
-
-def _write(frame: Any, path: Path) -> None:
-    try:
-        if path.suffix == ".parquet":
-            frame.to_parquet(path, index=False)
-        else:
-            frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
-    except OSError as exc:
-        raise UserError(f"Option `--out`: `{path}` cannot be written ({exc}).") from None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from autometa.cli import table_options
 from autometa.errors import UserError
 
 Number = TypeVar("Number", int, float)
@@ -43,14 +44,6 @@ seed_range = between(0, 2**32 - 1)
 
 def _flag(param: typer.CallbackParam) -> str:
     return next((flag for flag in param.opts if flag.startswith("--")), str(param.name))
-
-
-def names(text: str | None) -> list[str] | None:
-    """`"a, b,c"` to `["a", "b", "c"]`; None stays None."""
-    if text is None:
-        return None
-    found = [part.strip() for part in text.split(",")]
-    return [part for part in found if part]
 
 
 def pairs(items: list[str] | None, option: str, *, plain: bool = False) -> dict[str, str]:
@@ -115,25 +108,7 @@ def suite_options(
         "unusable": unusable,
         "target_scale": target_scale,
         "task_scale": task_scale,
-        **read_options(sep, decimal, encoding, missing, date_order),
-    }
-    return {key: value for key, value in chosen.items() if value is not None}
-
-
-def read_options(
-    sep: str | None,
-    decimal: str | None,
-    encoding: str | None,
-    missing: list[str] | None,
-    date_order: str | None,
-) -> dict[str, Any]:
-    """The options of how a table is written, as keywords; those that were given."""
-    chosen = {
-        "sep": sep,
-        "decimal": decimal,
-        "encoding": encoding,
-        "missing": [part.strip() for item in missing or () for part in item.split(",")] or None,
-        "date_order": date_order,
+        **table_options.read_options(sep, decimal, encoding, missing, date_order),
     }
     return {key: value for key, value in chosen.items() if value is not None}
 
@@ -224,43 +199,6 @@ Test = Annotated[
 Drop = Annotated[
     list[str] | None,
     typer.Option(metavar="A,B", help="Columns to leave out; repeatable.", rich_help_panel=_SUITE),
-]
-
-# --- how a table is written ----------------------------------------------------------------------
-
-_TABLE = "How the table is written (found out where not given)"
-
-Sep = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIGN",
-        help="Between cells, e.g. ';'; tab, or space for blanks.",
-        rich_help_panel=_TABLE,
-    ),
-]
-Decimal = Annotated[
-    str | None,
-    typer.Option(metavar="SIGN", help="In numbers: '.' or ','.", rich_help_panel=_TABLE),
-]
-Encoding = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="E.g. utf-8, utf-16, cp1252.", rich_help_panel=_TABLE),
-]
-Missing = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="A,B",
-        help="Texts or numbers that are empty cells, e.g. NA,-999; repeatable.",
-        rich_help_panel=_TABLE,
-    ),
-]
-DateOrder = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ORDER",
-        help="dmy or mdy, of dates such as 01/02/2024.",
-        rich_help_panel=_TABLE,
-    ),
 ]
 
 TimeColumn = Annotated[

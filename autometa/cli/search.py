@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autometa.cli import options
+from autometa.cli import options, table_options
 from autometa.cli.finding import print_finding
 from autometa.cli.group import command_line
 from autometa.cli.output import emit_json, note, quiet_stdout
@@ -31,11 +31,11 @@ def search(
     time_column: options.TimeColumn = None,
     test: options.Test = None,
     drop: options.Drop = None,
-    sep: options.Sep = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = None,
-    missing: options.Missing = None,
-    date_order: options.DateOrder = None,
+    sep: table_options.Sep = None,
+    decimal: table_options.Decimal = None,
+    encoding: table_options.Encoding = None,
+    missing: table_options.Missing = None,
+    date_order: table_options.DateOrder = None,
     keep: options.Keep = None,
     unusable: options.Unusable = None,
     target_scale: options.TargetScale = None,

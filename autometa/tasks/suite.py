@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autometa.errors import DataError
+from autometa.tasks.arrays import parts_from_arrays
 from autometa.tasks.encoder import Encoder, encoder_from_json
-from autometa.tasks.frame import parts_from_arrays, parts_from_frame
+from autometa.tasks.frame import parts_from_frame
 from autometa.tasks.reading import ColumnType, ReadOptions, Table
 from autometa.tasks.scales import TargetScale, TaskScale
 from autometa.tasks.splits import FRACTIONS, SPLIT_NAMES, TEST, TRAIN, VAL

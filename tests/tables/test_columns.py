@@ -14,7 +14,7 @@ from autometa.errors import DataError, DataWarning
 from autometa.model import PeerModel
 from autometa.tasks import TaskSuite, load_suite
 from autometa.tasks.encoder import encoder_from_json
-from autometa.tasks.reading import ReadOptions
+from autometa.tasks.reading import ReadOptions, read_table
 
 ROWS = 300
 
@@ -227,10 +227,12 @@ def test_decimal_sign_of_the_table_decides_what_one_column_leaves_open(base, tmp
     assert any("could be 1 or 1000" in remark for remark in suite.notes)
 
 
-def test_32_bits_are_the_numbers_that_are_written_for_them(base, tmp_path):
+@pytest.mark.parametrize("bits", ["float32", "float64"])
+def test_32_and_64_bits_of_one_column(base, tmp_path, bits):
     base["f0"] = base["f0"].astype("float32")
     base.to_csv(tmp_path / "t.csv", index=False)
-    file = load_suite(tmp_path / "t.csv", target="price")
-    memory = TaskSuite.from_frame(base, target="price")
-    assert file.fingerprint == memory.fingerprint
-    torch.testing.assert_close(file.x, memory.x, rtol=0, atol=0)
+    written = pd.read_csv(tmp_path / "t.csv")
+    suite = TaskSuite.from_frame(base if bits == "float32" else written, target="price")
+    whole = suite.encoder.encode(base)
+    for table in (written, read_table(tmp_path / "t.csv").frame):
+        torch.testing.assert_close(suite.encoder.encode(table), whole, rtol=0, atol=0)

@@ -60,7 +60,8 @@ def conform(
         return Conformed(column)
     if pd.api.types.is_bool_dtype(column.dtype):
         return Conformed(column)
-    return Conformed(_without_missing(_floats(column), (*kind.missing, *options.missing)))
+    numbers = _floats(column, kind.single)
+    return Conformed(_without_missing(numbers, (*kind.missing, *options.missing)))
 
 
 def _category(column: pd.Series, name: str, kind: ColumnType, options: ReadOptions) -> Conformed:
@@ -117,6 +118,7 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
         bad, filler = np.isnan(values), np.nan
     else:
         values = _numbers(name, texts, kind, options, remarks)
+        values = _single(values) if kind.single else values
         bad, filler = np.isnan(values), np.nan
     if bad.any():
         _refuse_or_remark(name, kind, cells, skip, bad, remarks)
@@ -184,11 +186,20 @@ def _refuse_or_remark(
     remarks.append(Remark(name, text, sum(int(count) for _, count in found)))
 
 
-def _floats(column: pd.Series) -> pd.Series:
-    """float64; of 32 bits the decimal number that is written for them, as a text file has it."""
+def _floats(column: pd.Series, single: bool) -> pd.Series:
+    """float64. Where training had 64 bits and this table has 32 they are the decimal number that is
+    written for them, as a text file has it; where training had 32, others are rounded to that."""
+    if single:
+        return pd.Series(_single(column.to_numpy(dtype=np.float64, na_value=np.nan)))
     if column.dtype in (np.float32, np.float16):
         return pd.Series(column.to_numpy().astype(str).astype(np.float64))
     return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """float64, rounded to 32 bits; what is beyond them is infinite, and refused as such."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(np.float64)
 
 
 def _without_missing(column: pd.Series, missing: tuple[str, ...]) -> pd.Series:

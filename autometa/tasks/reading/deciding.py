@@ -130,7 +130,8 @@ def _of_dtype(column: pd.Series, name: str, options: ReadOptions) -> ColumnType:
     if pd.api.types.is_datetime64_any_dtype(dtype):
         return ColumnType("date", missing=missing)
     if not pd.api.types.is_object_dtype(dtype):
-        return ColumnType("number", missing=missing)
+        single = dtype in (np.float32, np.float16)
+        return ColumnType("number", single=single, missing=missing)
     present = column[column.notna()]
     for value in present:
         if isinstance(value, (list, tuple, dict, set, np.ndarray)):

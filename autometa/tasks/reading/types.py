@@ -83,6 +83,7 @@ class ColumnType:
         kind: what a cell is.
         decimal, thousands, unit: of numbers that are written as text. The unit is a percent sign,
             a sign of currency or one word, before or behind the number.
+        single: numbers have 32 bits.
         order: of dates that are written as text: `iso`, `ymd`, `dmy` or `mdy`.
         missing: texts that the user calls empty; as numbers too, where they are numbers.
         odd: texts that were found not to fit the column and count as empty.
@@ -95,6 +96,7 @@ class ColumnType:
     decimal: str = "."
     thousands: str = ""
     unit: str = ""
+    single: bool = False
     order: str = "iso"
     missing: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()

@@ -31,8 +31,8 @@ def one_at_a_time(uri: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout:
-        raise RuntimeError(f"another process has held {lock.lock_file} for long") from None
+    except Timeout as exc:
+        raise RuntimeError(f"another process has held {lock.lock_file} for long") from exc
     except (OSError, NotImplementedError):
         yield
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import math
@@ -35,12 +36,20 @@ from autometa.tracking import (
 )
 from autometa.tracking.outbox import Outbox, Writer
 from autometa.tracking.places import Place
-from autometa.tracking.records import MAX_PARAM, clean_metrics, clean_values, merge, safe_name
+from autometa.tracking.records import (
+    MAX_PARAM,
+    clean_metrics,
+    clean_values,
+    merge,
+    record,
+    safe_name,
+)
 from autometa.tracking.runs import quiet
 
 # MLflow's own; the tests call it too, outside of the tracker.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
+SUITE = {"name": "s", "fingerprint": "0123456789abcdef" * 4}
 PARAMS = {"sharing.kind": "hard", "optimizer.lr": 0.01, "backbone.depth": 3}
 
 
@@ -280,7 +289,7 @@ def runs(ready: Home, role: str, study: str = "study") -> list[Any]:
 def start(tracker: Tracker, **params: Any) -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "c": ["x", "y"]})
     tracker.search_started(
-        {"n_trials": 4} | params, {"suite": "s"}, {"name": "s"}, "parameters: {}", frame, "table"
+        {"n_trials": 4} | params, {"suite": "s"}, SUITE, "parameters: {}", frame, "table"
     )
 
 
@@ -289,7 +298,8 @@ def run_trial(tracker: Tracker, number: int, state: Any = "COMPLETE") -> None:
     for epoch in (3, 9, 27):
         tracker.trial_rung(number, epoch, {"value": epoch / 100, "score/left": epoch / 50})
     failed = state == "FAIL"
-    tracker.trial_finished(number, state, None if failed else 0.27, "diverged" if failed else None)
+    reason = "diverged" if failed else None
+    tracker.trial_finished(number, state, None if failed else 0.27, reason, 27)
 
 
 def test_a_search_becomes_one_run_with_one_child_a_trial(
@@ -321,6 +331,7 @@ def test_a_search_becomes_one_run_with_one_child_a_trial(
     assert parent.data.tags["verdict"] == "share"
     (data,) = parent.inputs.dataset_inputs
     assert data.dataset.name == "table"
+    assert data.dataset.digest == SUITE["fingerprint"][:36]
     assert json.loads(data.dataset.profile)["num_rows"] == 2
     api = client(ready)
     names = {f.path for f in api.list_artifacts(parent.info.run_id)}
@@ -367,6 +378,55 @@ def test_a_resumed_search_goes_on_in_the_same_runs(ready: Home) -> None:
     assert len(parent.inputs.dataset_inputs) == 1
     assert [r.data.tags["trial_number"] for r in runs(ready, "trial")] == ["0", "1", "2"]
     assert {r.info.status for r in runs(ready, "trial")} == {"FINISHED"}
+
+
+def test_a_trial_that_is_only_told_after_a_resume_has_its_value_at_its_last_step(
+    ready: Home,
+) -> None:
+    with Tracker.open(None, ready, "study") as tracker:
+        tracker.trial_started(0, PARAMS, {})
+        tracker.trial_rung(0, 27, {"value": 0.5})
+    with Tracker.open(None, ready, "study") as tracker:
+        tracker.trial_finished(0, "COMPLETE", 0.5, None, 27)
+    (trial,) = runs(ready, "trial")
+    history = client(ready).get_metric_history(trial.info.run_id, "value")
+    assert {m.step for m in history} == {27}
+
+
+def test_an_experiment_that_another_search_makes_meanwhile_is_taken(
+    ready: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    theirs: list[str] = []
+    make = MlflowClient.create_experiment
+
+    def create(api: MlflowClient, name: str, **options: Any) -> str:
+        theirs.append(make(api, name, **options))
+        return make(api, name, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", create)
+    with Tracker.open(None, ready, "study") as tracker:
+        run_trial(tracker, 0)
+    assert tracker.problem is None
+    assert [r.info.experiment_id for r in runs(ready, "trial")] == theirs
+
+
+def test_a_search_shorter_than_its_connection_sends_what_waits(ready: Home) -> None:
+    server = hashlib.sha256(default_uri(ready).encode()).hexdigest()[:16]
+    ready.outbox.mkdir()
+    for name in ("other", "study.123"):  # the second of two trackers of the study has such a name
+        study = name.split(".")[0]
+        head = {"outbox": 1, "study": study, "study_id": None, "server": server}
+        box = Outbox(ready.outbox / f"{name}.jsonl", head)
+        box.append(record("trial_started", number=0, params={}, tags={}))
+        box.close()
+    with Tracker.open(None, ready, "study") as tracker:
+        tracker.trial_started(0, PARAMS, {})
+    assert tracker.problem is None
+    assert len(runs(ready, "trial")) == 1
+    assert len(runs(ready, "trial", "other")) == 1
+    assert list(ready.outbox.iterdir()) == []
 
 
 def test_studies_of_one_name_are_told_apart_by_their_id(ready: Home) -> None:
@@ -599,6 +659,35 @@ def test_a_bad_study_name_is_refused(tmp_path: Path) -> None:
 
 
 # --- processes and servers --------------------------------------------------------------------
+
+FIRST = """
+import sys
+from pathlib import Path
+from autometa.home import Home
+from autometa.tracking import Tracker
+home = Home(Path(sys.argv[1]))
+with Tracker.open(sys.argv[2] or None, home, f"study-{sys.argv[3]}") as tracker:
+    tracker.trial_started(0, {"a": 1}, {})
+    print(tracker.run_id, tracker.problem)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("named", [False, True])
+def test_two_first_searches_at_once_both_write_their_runs(tmp_path: Path, named: bool) -> None:
+    home = Home(tmp_path / "home")
+    uri = f"sqlite:///{tmp_path / 'shared' / 'runs.db'}" if named else ""
+    commands = [[sys.executable, "-c", FIRST, str(home.root), uri, n] for n in "12"]
+    both = [
+        subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in commands
+    ]
+    answers = [process.communicate(timeout=200) for process in both]
+    assert [errors for _, errors in answers] == ["", ""]
+    assert all(out.split()[1:] == ["None"] and len(out.split()[0]) == 32 for out, _ in answers)
+    assert list(home.outbox.iterdir()) == []
+
 
 SCRIPT = """
 import os, signal, sys

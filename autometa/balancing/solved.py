@@ -9,11 +9,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autometa.balancing.base import Params, Unsolvable, View
 from autometa.balancing.gradients import GradientBalancer, aggregation
 from autometa.config import Config, per_run
+
+#: of the longest gradient: shorter ones are what float32 leaves of a sum
+_ROUNDING = 1e-7
+#: of Σ v: shorter combinations of unit vectors are what float32 leaves of G, whose root is taken
+_CANCELLED = 1e-3
 
 
 class FairGradConfig(Config):
@@ -105,21 +111,57 @@ class CAGradConfig(Config):
 class CAGrad(GradientBalancer):
     """d = argmax min_t ⟨g_t, d⟩ over ‖d − ḡ‖ ≤ c ‖ḡ‖, ḡ = mean_t g_t.
 
-    Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning". G is scaled to
-    trace 1 first, which leaves w as it is: TorchJD takes gradients shorter than 0.01 for zero.
+    Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning": d = ḡ + c ‖ḡ‖ a/‖a‖
+    with a = Jᵀw, w = argmin ⟨a, ḡ⟩ + c ‖ḡ‖ ‖a‖ on the simplex. It is solved for v_t = w_t ‖g_t‖, of
+    a combination of unit vectors, so that a task that is finished may have gradients of any length.
+    TorchJD solves for w, and takes all weights for 0 where a is shorter than 10⁻⁴ √trace G: as soon
+    as one task's gradients are, no shared parameter moves.
+
+    Tasks whose gradients are rounding beside the longest have no say beyond their part of ḡ. Where
+    unit vectors cancel to rounding, no task can gain without another's loss, and there is no a.
     """
 
     Config = CAGradConfig
     packages = ("cvxpy", "clarabel")
 
     def balance(self, view: View, state: Params) -> tuple[Tensor | None, Params]:
-        import cvxpy
+        G, radius = view.gradients.double(), view.rates["radius"]
+        n_tasks, lengths = len(G), G.diagonal().clamp(min=0.0).sqrt()
+        heard = lengths > _ROUNDING * lengths.max()
+        if not heard.any():
+            raise Unsolvable
+        lengths = lengths[heard] / lengths.max()
+        across = root(G[heard][:, heard] / torch.outer(lengths, lengths) / G.diagonal().max())
+        mean = across.T @ lengths / n_tasks
+        v = _most_averse(across.numpy(), mean.numpy(), lengths.numpy(), radius)
+        size = (across.T @ v).norm()
+        if size <= _CANCELLED * v.sum():
+            raise Unsolvable
+        weights = torch.full((n_tasks,), 1.0 / n_tasks, dtype=G.dtype)
+        weights[heard] += radius * mean.norm() / size * v / lengths
+        return weights.to(view.gradients.dtype), state
 
-        weighting = aggregation().CAGradWeighting(c=view.rates["radius"])
-        try:
-            return weighting(unit_trace(view.gradients)), state
-        except (cvxpy.SolverError, TypeError) as exc:  # TypeError: it has no solution to use
-            raise Unsolvable from exc
+
+def _most_averse(
+    across: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    lengths: NDArray[np.float64],
+    radius: float,
+) -> Float[Tensor, " task"]:
+    """CAGrad's v: unit vectors `across` [task, dimension], ḡ, ‖g_t‖ and c."""
+    import cvxpy
+
+    v = cvxpy.Variable(shape=len(lengths), nonneg=True)
+    combined = across.T @ v
+    cost = mean @ combined + radius * np.linalg.norm(mean) * cvxpy.norm(combined, 2)
+    problem = cvxpy.Problem(cvxpy.Minimize(cost), [(lengths.min() / lengths) @ v == 1])
+    try:
+        problem.solve(cvxpy.CLARABEL)
+    except cvxpy.SolverError as exc:
+        raise Unsolvable from exc
+    if v.value is None:
+        raise Unsolvable
+    return torch.as_tensor(v.value).clamp(min=0.0)
 
 
 class NashMTLConfig(Config):

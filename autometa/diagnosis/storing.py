@@ -85,4 +85,4 @@ def record(
         return
     metrics = {f"task/{task_key(name)}": s for name, s in best.tasks.items() if s is not None}
     tracker.trial_rung(number, best.step, {"value": value, **metrics})
-    tracker.trial_finished(number, "COMPLETE", value, None)
+    tracker.trial_finished(number, "COMPLETE", value, None, best.step)

@@ -485,7 +485,7 @@ class SearchLoop:
                 self._note_best(value, number, live.arm)
         self._handle.tell(live.trial, told, state=state, reason=reason)
         self._states[_TRACKED[state]] += 1
-        self._tracker.trial_finished(number, _TRACKED[state], value, reason)
+        self._tracker.trial_finished(number, _TRACKED[state], value, reason, live.step)
 
     def _note_best(self, value: float | None, number: int, arm: str) -> None:
         if value is not None and (self._best is None or value > self._best[0]):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,6 +20,8 @@ with warnings.catch_warnings():
     import ray
     from ray import tune
     from ray._private import utils as ray_utils
+    from ray._private.authentication import authentication_token_setup as ray_token
+    from ray.exceptions import RayError
     from ray.tune import Trainable
     from ray.tune.search import Searcher
 
@@ -38,6 +41,8 @@ _ENVIRONMENT = {
 _RETRIES = 3
 #: seconds that the workers which are up wait for the others
 _GATHERING = 60.0
+#: one inside of a message, without its last line, which names the error
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*")
 
 
 class UnitTrainable(Trainable):
@@ -105,7 +110,12 @@ class RayExecutor:
         self._trainable = trainable
         self.folder = tempfile.mkdtemp(prefix="autometa-tune-")
         options: dict[str, Any] = {"address": address}
-        if address is None:
+        if address is not None:
+            # `ray start` asks for this machine's token where there is one, and the first local Ray
+            # makes one; but `ray.init` with an address sends it only if the mode is set.
+            logging.getLogger("ray").setLevel(logging.ERROR)  # `ray.init` does so, too
+            ray_token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        else:
             cpus = None if workers is None else workers * cpus_per_worker
             options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         try:
@@ -116,10 +126,10 @@ class RayExecutor:
                     configure_logging=True,
                     **options,
                 )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as exc:
             shutil.rmtree(self.folder, ignore_errors=True)
-            where = f"the Ray cluster at {address}" if address else "a local Ray"
-            raise InfrastructureError(f"Cannot start {where}: {exc}") from exc
+            where = f"reach the Ray cluster at {address}" if address else "start a local Ray"
+            raise InfrastructureError(f"Cannot {where}: {_reasons(exc)}") from exc
         rooms = [room(node["Resources"], self._needs) for node in ray.nodes() if node["Alive"]]
         self._workers = workers or max(1, sum(rooms))
         # All may start at once. Beyond them one unit is staged (`_UnitSearcher`), since Tune keeps
@@ -169,6 +179,19 @@ class RayExecutor:
         """Stop the local Ray, or leave the user's cluster."""
         ray.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _reasons(exc: BaseException) -> str:
+    """What was raised, and what led to it: Ray's last error is often only that it failed. Without
+    the tracebacks that Ray puts into its messages."""
+    said: list[str] = []
+    found: BaseException | None = exc
+    while found is not None:
+        text = _TRACEBACK.sub("", str(found)).strip() or type(found).__name__
+        if not any(text in other for other in said):
+            said.append(text)
+        found = found.__cause__ or found.__context__
+    return "; ".join(said)
 
 
 @contextlib.contextmanager

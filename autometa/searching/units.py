@@ -21,9 +21,11 @@ import torch
 from autometa.errors import AutometaError
 from autometa.searching.costs import costs_of
 from autometa.searching.settings import FINAL_SEEDS
+from autometa.sharing import SHARING
 from autometa.tasks import TaskSuite, load_saved
 from autometa.tasks.folds import fold_numbers
 from autometa.training.affinity import task_affinity
+from autometa.training.cutting import ALIGNED, aligned
 from autometa.training.devices import find_device
 from autometa.training.initial import Initial
 from autometa.training.memory import RunMemory, plannable
@@ -32,7 +34,7 @@ from autometa.training.state import PopulationState, Run, load_run, save_run
 from autometa.trial import TrialConfig
 
 #: the probe looks at bundles of at least this many runs (of convolutional networks: two)
-_PROBE_FROM = 4
+_PROBE_FROM = 6
 #: what a run may raise for being what it is, or for want of memory
 _TROUBLES = (RuntimeError, MemoryError, AutometaError)
 #: points of a learning curve at most
@@ -61,7 +63,7 @@ class WorkUnit:
         curve: more steps on the way at which runs are scored.
         keep: write checkpoints.
         device: `cpu`, `cuda` or `auto`.
-        chunk: how many runs to step together at least; None asks the probe.
+        chunk: about how many runs to step together; None asks the probe.
         memory: what a run takes (`RunMemory`); None measures it.
         share: of the machine's memory, or of the GPU's, that its worker may plan with.
         threads: that its worker may use.
@@ -343,11 +345,8 @@ def _train_part(
     # out of the handler, which holds on to the tensors of the failed attempt
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    parts = (
-        [part[: len(part) // 2], part[len(part) // 2 :]]
-        if halve
-        else [part[k : k + 1] for k in range(len(part))]
-    )
+    middle = len(part) // (2 * ALIGNED) * ALIGNED or len(part) // 2
+    parts = [part[:middle], part[middle:]] if halve else [part[k : k + 1] for k in range(len(part))]
     done = [_train_part(unit, trainer, runs, some) for some in parts]
     fits = min(largest for _, largest in done) if halve else len(part)
     return [run for steps, _ in done for run in steps], fits
@@ -385,24 +384,27 @@ def _memory(unit: WorkUnit, trainer: Trainer, runs: list[Run], budget: int) -> R
 
 
 def _parts(n_runs: int, chunk: int, most: int) -> list[range]:
-    """Split runs into parts of at least `chunk` (so of at least two, where there are two), but of
+    """Split runs into parts of about `chunk` (so of at least two, where there are two), but of
     `most` at most."""
+    if min(chunk, most) >= ALIGNED:
+        return aligned(n_runs, chunk, most)
     n_parts = max(1, n_runs // chunk, math.ceil(n_runs / most))
     ends = [n_runs * k // n_parts for k in range(n_parts + 1)]
     return [range(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def _probe(trainer: Trainer, runs: list[Run]) -> int:
-    """How many runs to step together: all, eight or two, whichever is fastest a run here.
+    """How many runs to step together: all, eight or four, whichever is fastest a run here.
 
-    Two and not one: stacked matrix products of two or more runs have the same bits whatever the
-    number of runs, those of one may differ in the last, and the clock must not change a result.
+    Not fewer than four, and not where sharing does not stack exactly: the clock must not change a
+    result, and stacked products have the same bits only from every fourth run on (`aligned`).
     Stacked convolutions do not have the same bits to begin with, and may be slower than single
     ones, so networks of them are stepped one by one where that is faster.
     """
-    if len(runs) < _probe_from(runs[0]):
+    if len(runs) < _probe_from(runs[0]) or not all(_stacks_exactly(run) for run in runs):
         return len(runs)
-    sizes = {len(runs), min(8, len(runs)), 2} | ({1} if _has_convolutions(runs[0]) else set())
+    sizes = {len(runs), min(8, len(runs)), min(4, len(runs))}
+    sizes |= {1} if _has_convolutions(runs[0]) else set()
     best, best_time = min(sizes), math.inf
     for chunk in sorted(sizes, reverse=True):
         try:
@@ -419,6 +421,11 @@ def _probe(trainer: Trainer, runs: list[Run]) -> int:
 def _probe_from(run: Run) -> int:
     """Fewest runs that there is a choice for."""
     return 2 if _has_convolutions(run) else _PROBE_FROM
+
+
+def _stacks_exactly(run: Run) -> bool:
+    sharing: Any = run.config.sharing
+    return SHARING[sharing.kind].stacks_exactly
 
 
 def _has_convolutions(run: Run) -> bool:

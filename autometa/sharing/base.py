@@ -32,6 +32,9 @@ class Sharing(ABC):
     #: passes each task's rows through the towers of all tasks (cost T²)
     #: (such towers take no conditioning: a row belongs to one task and passes through all)
     mixes_tasks: ClassVar[bool] = False
+    #: a run has the same bits in any stack where it begins alike (`aligned` in `training.cutting`):
+    #: a sigmoid rounds differently at a stack's end
+    stacks_exactly: ClassVar[bool] = True
     #: has buffers that `after_step` renews every `update_every` optimizer steps
     updates_buffers: ClassVar[bool] = False
     #: every task has a head of its own, whatever `head` says

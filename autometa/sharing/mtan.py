@@ -52,6 +52,7 @@ class MTAN(Sharing):
     """
 
     Config = MTANConfig
+    stacks_exactly = False  # σ
 
     def __init__(self, config: MTANConfig, parts: Parts) -> None:
         super().__init__(config, parts)

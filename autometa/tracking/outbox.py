@@ -65,7 +65,8 @@ class Writer:
         atexit.register(self.close)
 
     def start(self, after: Task | None = None) -> None:
-        """Start the thread; `after` runs in it once the backlog of this study has been sent."""
+        """Start the thread; `after` runs in it once the backlog of this study has been sent, also
+        where `close` is called before."""
         self._after = after
         self._thread.start()
 
@@ -120,8 +121,13 @@ class Writer:
         return not self._pending
 
     @property
-    def stopping(self) -> bool:
-        return self._stop
+    def outbox(self) -> Path:
+        return self._outbox.path
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the thread any more."""
+        return self._abandoned
 
     @property
     def queued(self) -> int:
@@ -166,7 +172,7 @@ class Writer:
                     self._hurry = len(self._pending) > BATCH
                     self._busy = True
                     return list(islice(self._pending, BATCH))
-                if self._stop and not self._later:
+                if self._stop and not self._later and self._after is None:
                     return None
                 task = self._later.popleft() if self._later else self._after
                 self._after = self._after if task is not self._after else None

@@ -23,6 +23,7 @@ MAX_NAME = 250
 MAX_PARAM = 6000
 MAX_TAG = 8000
 MAX_SCHEMA = 1_048_575
+MAX_DIGEST = 36
 
 # MLflow allows letters, digits and `_ - . / space`; the colon it refuses on Windows servers.
 _REFUSED = re.compile(r"[^\w./\- ]")

@@ -7,7 +7,6 @@ import getpass
 import logging
 import os
 import re
-import sqlite3
 import threading
 import urllib.parse
 import warnings
@@ -16,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autometa.errors import ConfigError
 from autometa.home import Home
 from autometa.tracking.outbox import BATCH, Writer, leftovers
-from autometa.tracking.records import MAX_SCHEMA, Record, Update, chunks, merge, record
+from autometa.tracking.reaching import one_at_a_time, probe
+from autometa.tracking.records import MAX_DIGEST, MAX_SCHEMA, Record, Update, chunks, merge, record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,18 +68,31 @@ class RunWriter:
         from mlflow import MlflowClient
 
         _quiet_thread()  # MLflow's log handlers exist from here on
-        _probe(self.uri, name)
-        self._client = client = MlflowClient(self.uri, registry_uri=self.uri)
+        with one_at_a_time(self.uri):
+            probe(self.uri, name)
+            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+            self._experiment = self._find_experiment()
+
+    def _find_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        client, name = self._client, self._name
         found = client.get_experiment_by_name(name)
         if found is None:
             place = None
             if not self.uri.startswith(("http", "databricks")):
                 place = self._home.artifacts.as_uri()  # else ./mlruns of the current folder
-            self._experiment = client.create_experiment(name, artifact_location=place)
-            return
+            try:
+                return str(client.create_experiment(name, artifact_location=place))
+            except MlflowException as exc:
+                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)  # another search was faster
+                if found is None:
+                    raise
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
-        self._experiment = found.experiment_id
+        return str(found.experiment_id)
 
     def send(self, records: list[Record]) -> list[tuple[list[Record], str]]:
         """Write all records; returns those that the server will never take, with its reason."""
@@ -197,7 +209,7 @@ class RunWriter:
             self._log_artifacts(run_id, update)
         except Exception as exc:
             # An artifact store of its own (S3 without credentials) must not hold up the metrics.
-            _probe(self.uri, self._name)
+            probe(self.uri, self._name)
             return [(update.records, f"artifacts: {exc}")]
         return []
 
@@ -267,61 +279,16 @@ class RunWriter:
         self._set_status(parent, update)
 
 
-def _probe(uri: str, experiment: str) -> None:
-    """Raise unless the server answers now: MLflow itself would retry for minutes."""
-    scheme = urllib.parse.urlsplit(uri).scheme
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").split("?")[0])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=5)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.rollback()
-    elif scheme in ("http", "https"):
-        _probe_http(uri, experiment)
-    elif scheme.split("+")[0] in ("postgresql", "mysql", "mssql"):
-        import sqlalchemy
-
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-        with engine.connect():
-            pass
-    elif scheme != "databricks" and uri != "databricks":
-        raise ConfigError(
-            "Parameter `mlflow_tracking_uri` should start with http://, https://, sqlite:///, "
-            "postgresql://, mysql:// or mssql://, or be `databricks` or `off`. "
-            f"Found `mlflow_tracking_uri = {uri!r}`."
-        )
-
-
-def _probe_http(uri: str, experiment: str) -> None:
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    endpoint = "/api/2.0/mlflow/experiments/get-by-name"
-    answer = http_request(
-        get_default_host_creds(uri),
-        endpoint,
-        "GET",
-        max_retries=0,
-        timeout=5,
-        raise_on_status=False,
-        params={"experiment_name": experiment},
-    )
-    if answer.status_code in (401, 403):
-        raise RuntimeError(
-            f"it answers {answer.status_code}: set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    if answer.status_code != 200 and "RESOURCE_DOES_NOT_EXIST" not in answer.text:
-        raise RuntimeError(f"it answers {answer.status_code}, not as an MLflow server does")
-
-
-def dataset_record(frame: pd.DataFrame, name: str) -> Record:
+def dataset_record(frame: pd.DataFrame, name: str, fingerprint: str) -> Record:
+    """The data set of a search: what is in it is told by `fingerprint`, of which MLflow takes a
+    part. A digest of MLflow's own would leave out truth values, dates and texts with gaps."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.pandas_dataset import from_pandas
 
     _ignore_warnings()
     source = CodeDatasetSource({"mlflow.source.name": "autometa", "mlflow.source.type": "LOCAL"})
-    found = from_pandas(frame, source=source, name=name[:500]).to_dict()
+    digest = fingerprint[:MAX_DIGEST]
+    found = from_pandas(frame, source=source, name=name[:500], digest=digest).to_dict()
     schema = found.get("schema")
     dataset = {k: found.get(k) for k in ("name", "digest", "source_type", "source", "profile")}
     dataset["schema"] = schema if schema and len(schema) <= MAX_SCHEMA else None
@@ -329,15 +296,15 @@ def dataset_record(frame: pd.DataFrame, name: str) -> Record:
 
 
 def send_leftovers(home: Home, server: str, like: RunWriter, writer: Writer) -> None:
-    """Send what other studies could not write to this server, unless a process still holds it."""
+    """Send what others could not write to this server, unless a process still holds it."""
     for box in leftovers(home.outbox, server):
-        study = str(box.head.get("study"))
-        if study == like.study:
+        if box.path == writer.outbox:
             continue
-        sender = RunWriter(like.uri, home, study, box.head.get("study_id"))
+        like._nothing_before = False  # it may be of this very study
+        sender = RunWriter(like.uri, home, str(box.head.get("study")), box.head.get("study_id"))
         sender._client, sender._name = like._client, like._name
         sender._experiment = like._experiment
-        while box.records and not writer.stopping:
+        while box.records and not writer.abandoned:
             batch = box.records[:BATCH]
             for records, why in sender.send(batch):
                 box.reject(records, why)

@@ -24,7 +24,6 @@ class Tracker:
 
     def __init__(self, writer: Writer | None, sender: RunWriter | None) -> None:
         self._writer, self._sender = writer, sender
-        self._steps: dict[int, int] = {}
 
     @staticmethod
     def open(
@@ -98,7 +97,8 @@ class Tracker:
         )
         if dataset_frame is not None and self._writer is not None:
             frame = dataset_frame.copy(deep=False)
-            self._writer.put_later(lambda: dataset_record(frame, dataset_name))
+            digest = str(suite["fingerprint"])
+            self._writer.put_later(lambda: dataset_record(frame, dataset_name, digest))
 
     def trial_started(
         self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any]
@@ -113,7 +113,6 @@ class Tracker:
 
     def trial_rung(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics of a trial after `step` optimizer steps; None is left out."""
-        self._steps[int(number)] = int(step)
         self._put("trial_rung", number=int(number), step=int(step), metrics=clean_metrics(metrics))
 
     def trial_finished(
@@ -122,14 +121,16 @@ class Tracker:
         state: Literal["COMPLETE", "PRUNED", "FAIL"],
         value: float | None,
         reason: str | None,
+        step: int = 0,
     ) -> None:
-        """End a trial's run: FINISHED, with the tag `pruned` if it was, or FAILED with `reason`."""
+        """End a trial's run: FINISHED, with the tag `pruned` if it was, or FAILED with `reason`;
+        `step` is how far it was trained."""
         tags = {"state": state, "reason": reason, "pruned": "true" if state == "PRUNED" else None}
         self._put(
             "trial_finished",
             number=int(number),
             state=state,
-            step=self._steps.pop(int(number), 0),
+            step=int(step),
             metrics=clean_metrics({} if value is None else {"value": value}),
             tags=clean_values(tags, MAX_TAG),
         )

@@ -21,6 +21,7 @@ from autometa.learners import Batch, Episode, Learner
 from autometa.networks import Step
 from autometa.sharing import Params
 from autometa.sharing.base import subset
+from autometa.training.cutting import ALIGNED, aligned
 from autometa.training.gradients import task_gradients
 from autometa.training.state import Run
 
@@ -58,6 +59,8 @@ class Balancing:
         n_runs, size = len(self._runs), len(self._runs)
         if self._balancer.needs != "losses":
             size = max(1, MAX_BYTES // max(1, self._bytes * judged(batch).tasks.shape[1]))
+        if size >= ALIGNED:
+            return [slice(p.start, p.stop) for p in aligned(n_runs, size, size + 1)]
         # never one run beside others, whose last bits could differ
         n_parts = max(1, min(math.ceil(n_runs / size), n_runs // 2))
         ends = [n_runs * k // n_parts for k in range(n_parts + 1)]

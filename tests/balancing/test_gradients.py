@@ -212,3 +212,47 @@ def test_gradients_of_zero_are_no_obstacle(kind):
             continue
         assert d.isfinite().all()
         assert all(s.isfinite().all() for s in state.values())
+
+
+#: their direction is by its definition no longer than the shortest gradient lets it be
+AS_SHORT_AS_THE_SHORTEST = ("mgda", "imtl_g", "aligned_mtl")
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-8, 1e-5, 1e-4, 1e-3])
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_finished_task_does_not_stop_the_others(kind, length):
+    J = jacobian(3, seed=5)
+    J[0] *= length
+    d, state = step(make(kind), J.float().double())
+    assert d.isfinite().all()
+    assert all(s.isfinite().all() for s in state.values())
+    if kind not in AS_SHORT_AS_THE_SHORTEST:
+        assert d.norm() > 0.5 * J.mean(0).norm()
+        assert (J[1:] @ d > 0).all()
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("others", [CONFLICT, jacobian(2, seed=1, width=2)])
+def test_cagrad_is_optimal_however_short_a_gradient_is(others, length):
+    J = torch.cat([others, length * torch.tensor([[0.3, -1.0]]).double()])
+    mean, radius = J.mean(0), 0.4
+    d, _ = step(make("cagrad", radius=radius), J)
+    assert (d - mean).norm() <= radius * mean.norm() * (1 + 1e-6)
+    # what no direction of the ball can be better than: the least over the simplex of this bound
+    line = torch.cat([torch.zeros(1), torch.logspace(-9, 0, 400)]).double()
+    a, b = torch.meshgrid(line, line, indexing="ij")
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        w = torch.stack([a.flatten(), b.flatten(), 1 - a.flatten() - b.flatten()], 1)
+        combined = w[w.min(1).values >= 0] @ J[order]
+        bound = (combined @ mean + radius * mean.norm() * combined.norm(dim=1)).min()
+        assert (J @ d).min() <= bound + 1e-6 * bound.abs()
+        if (J @ d).min() >= bound - 0.03 * bound.abs():
+            break
+    else:
+        pytest.fail("a better direction exists")
+
+
+def test_cagrad_knows_of_no_direction_where_gradients_cancel():
+    J = torch.tensor([[1.0, 0.0], [-1.0, 1e-6]]).double()
+    with pytest.raises(Unsolvable):
+        step(make("cagrad"), J)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
+from autometa.errors import InfrastructureError
 from autometa.searching import ray_executor
 from autometa.searching.executors import FINISHED
 from autometa.searching.ray_executor import _RETRIES, RayExecutor, _UnitSearcher, room
@@ -69,6 +72,44 @@ def test_sigterm_is_ours_while_ray_starts(monkeypatch: pytest.MonkeyPatch) -> No
     finally:
         signal.signal(signal.SIGTERM, before)
         ray_executor.ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("mode", "file", "sent"),
+    [(None, True, "token"), (None, False, None), ("disabled", True, "disabled")],
+)
+def test_a_cluster_is_sent_the_token_of_this_machine(
+    mode: str | None, file: bool, sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: Any) -> None:
+        modes.append(os.environ.get("RAY_AUTH_MODE"))
+        raise ConnectionError("Failed to connect") from RuntimeError(
+            "Last error: Traceback (most recent call last):\n  File x, line 1\nRpcError: no token"
+        )
+
+    class Loader:
+        @classmethod
+        def instance(cls) -> Loader:
+            return cls()
+
+        def has_token(self, ignore_auth_mode: bool) -> bool:
+            return file
+
+    modes: list[str | None] = []
+    monkeypatch.setattr(ray_executor.ray, "init", init)
+    monkeypatch.setattr(ray_executor.ray_token, "AuthenticationTokenLoader", Loader)
+    told_to_ray = SimpleNamespace(initialize=lambda _: None)
+    monkeypatch.setattr(ray_executor.ray_token, "Config", told_to_ray)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode or "")
+    if mode is None:
+        monkeypatch.delenv("RAY_AUTH_MODE")
+    with pytest.raises(InfrastructureError) as told:
+        RayExecutor(1, "10.0.0.1:6379")
+    assert modes == [sent]
+    assert str(told.value) == (
+        "Cannot reach the Ray cluster at 10.0.0.1:6379: Failed to connect; "
+        "Last error: RpcError: no token"
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])

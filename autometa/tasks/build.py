@@ -28,6 +28,9 @@ from autometa.tasks.splits import TRAIN, SplitPlan, make_splits
 from autometa.tasks.task import Task
 from autometa.tasks.usable import Unusable, check_unusable, leave_out, unusable_tasks
 
+#: deviations up to which a square is a number of 32 bits
+_REACH = 1e18
+
 
 class Parts(NamedTuple):
     """What a `TaskSuite` is made of; see there."""
@@ -225,12 +228,32 @@ def _standardised(
     std = np.array([task.std for task in tasks])
     if number is not None:
         mean, std = mean[number], std[number]
-    y = np.nan_to_num((values - mean) / std, nan=0.0)
+    with np.errstate(over="ignore"):
+        y = np.nan_to_num((values - mean) / std, nan=0.0)
     if scale == "robust":
         numbers = np.array([task.kind == "regression" for task in tasks])
         numbers = numbers if number is None else numbers[number]
         y = np.where(numbers, np.clip(y, -CLIPPED_AT, CLIPPED_AT), y)
+    _check_reach(y, values, tasks, number)
     return torch.from_numpy(y.astype(np.float32))
+
+
+def _check_reach(
+    y: np.ndarray, values: np.ndarray, tasks: Sequence[Task], number: np.ndarray | None
+) -> None:
+    """Raise DataError on the first target whose error no network can be judged by."""
+    far = np.argwhere(np.abs(y) > _REACH)
+    if len(far) == 0:
+        return
+    row = int(far[0][0])
+    task = tasks[int(far[0][1]) if number is None else int(number[row])]
+    rows = ", ".join(str(other) for other in np.unique(far[:, 0])[:10])
+    raise DataError(
+        f"Target `{task.name}` holds {values[tuple(far[0])]:g} in row {row}, more than {_REACH:g} "
+        f"deviations from what is usual in training (rows {rows}); correct it, leave the cell "
+        f"empty, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
+        "--target-scale robust)."
+    )
 
 
 def _fingerprint(

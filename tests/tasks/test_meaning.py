@@ -212,6 +212,19 @@ class TestExtremes:
             ):
                 made.encoder.encode(later)
 
+    @pytest.mark.parametrize("value", [1e25, 1e60, -1e300])
+    @pytest.mark.parametrize("split", ["val", "test"])
+    def test_a_target_to_be_judged_by_that_has_no_square_is_named(self, value: float, split: str):
+        frame = base().assign(part=["train", "train", "val", "test", "train"] * 60)
+        row = 2 if split == "val" else 3
+        frame.loc[row, "price"] = value
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(DataError, match=rf"`price` holds .* in row {row}, .*robust"):
+                suite(frame, split_column="part")
+            robust = suite(frame, split_column="part", target_scale="robust")
+        assert bool(robust.rows("val").y.isfinite().all())
+
 
 class TestUnusable:
     def shops(self) -> pd.DataFrame:

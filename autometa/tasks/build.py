@@ -23,7 +23,14 @@ from autometa.tasks.labels import (
     read_target,
 )
 from autometa.tasks.reading import ColumnType, as_text
-from autometa.tasks.scales import CLIPPED_AT, TargetScale, TaskScale, check_scales, extremes
+from autometa.tasks.scales import (
+    CLIPPED_AT,
+    TargetScale,
+    TaskScale,
+    check_scales,
+    extremes,
+    in_rows,
+)
 from autometa.tasks.splits import TRAIN, SplitPlan, make_splits
 from autometa.tasks.task import Task
 from autometa.tasks.usable import Unusable, check_unusable, leave_out, unusable_tasks
@@ -130,10 +137,14 @@ def build(
                 f"Tasks have no unit in common ({unit}), so each is standardised by itself "
                 "(task_scale='shared', --task-scale shared, has one mean and deviation for all)."
             )
+    advice = f"it counts as {CLIPPED_AT:g} deviations"
     if target_scale == "standard":
-        far = f"correct it, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
-        numbers = {t.name: t.values for t in columns if t.kind == "regression"}
-        said += extremes("Target", numbers, far + "--target-scale robust)")
+        advice = (
+            f"correct it, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
+        )
+        advice += "--target-scale robust)"
+    numbers = {t.name: t.values for t in columns if t.kind == "regression"}
+    said += extremes("Target", numbers, advice)
     said += inputs.extremes()
     raw = inputs.digest()
     encoder, x = inputs.fit(train)
@@ -247,10 +258,9 @@ def _check_reach(
         return
     row = int(far[0][0])
     task = tasks[int(far[0][1]) if number is None else int(number[row])]
-    rows = ", ".join(str(other) for other in np.unique(far[:, 0])[:10])
     raise DataError(
-        f"Target `{task.name}` holds {values[tuple(far[0])]:g} in row {row}, more than {_REACH:g} "
-        f"deviations from what is usual in training (rows {rows}); correct it, leave the cell "
+        f"Target `{task.name}` holds {values[tuple(far[0])]:g} in {in_rows(np.unique(far[:, 0]))}, "
+        f"more than {_REACH:g} deviations from what is usual in training; correct it, leave the cell "
         f"empty, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
         "--target-scale robust)."
     )

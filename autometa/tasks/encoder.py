@@ -17,7 +17,7 @@ from autometa.errors import DataError, nearest
 from autometa.tasks.columns import ColumnKind, read_column
 from autometa.tasks.reading import ColumnType, ReadOptions, Remark, conform, joined
 from autometa.tasks.reading.types import Kind
-from autometa.tasks.scales import center_and_spread, extremes
+from autometa.tasks.scales import center_and_spread, extremes, in_rows
 
 MAX_LEVELS = 50
 """Most frequent training values of a category that get a column of their own."""
@@ -119,12 +119,10 @@ class TableEncoder:
         if far.any():
             column = int(np.flatnonzero(far.any(axis=0))[0])
             rows = np.flatnonzero(far[:, column])
-            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
             raise DataError(
                 f"Column `{self.features[column]}` holds {raw[rows[0], self.keep[column]]:g} in "
-                f"row {rows[0]}, more than {FAR:g} deviations from what is usual in training "
-                f"(row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{more}); correct it "
-                "or leave the cell empty."
+                f"{in_rows(rows)}, more than {FAR:g} deviations from what is usual in training; "
+                "correct it or leave the cell empty."
             )
         return torch.from_numpy(x.astype(np.float32))
 

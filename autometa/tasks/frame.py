@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -102,8 +103,7 @@ def parts_from_frame(
     features = frame.drop(columns=list(meant))
     counting = identifiers(features, kept)
     notes = [
-        f"Column `{column}` is left out: it {why} and would tell their order "
-        f"(keep={column!r}, --keep {column} keeps it)."
+        f"Column `{column}` is left out: it {why} and would tell their order{_kept(column, why)}."
         for column, why in counting.items()
     ]
     inputs = TableInputs.read(features.drop(columns=list(counting)), types)
@@ -270,6 +270,13 @@ def _same_tasks(column: pd.Series, is_test: np.ndarray, name: str) -> None:
             f"The test table has task `{unknown[0]}` (column `{name}`), which the table does not "
             f"have.{nearest(unknown[0], known)}"
         )
+
+
+def _kept(column: str, why: str) -> str:
+    """How a column of numbers is kept; texts that name the rows are of no use to a network."""
+    if why.startswith("names"):
+        return ""
+    return f" (keep={column!r}, --keep {shlex.quote(column)} keeps it)"
 
 
 def _check_kept(kept: Sequence[str], roles: Mapping[str, str], frame: pd.DataFrame) -> None:

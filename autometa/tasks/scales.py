@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -102,3 +102,12 @@ def extremes(what: str, columns: Mapping[str, np.ndarray], advice: str = "correc
                 f"{_EXTREME:g} times the range of the middle half beyond it: {advice}."
             )
     return notes
+
+
+def in_rows(rows: Sequence[int] | np.ndarray) -> str:
+    """ "row 3", "rows 3 and 7", "rows 1, 2, 3, 4, 5 and 9 more"."""
+    named = [str(row) for row in rows[:5]]
+    if len(rows) == 1:
+        return f"row {named[0]}"
+    last = f"{len(rows) - 5} more" if len(rows) > 5 else named.pop()
+    return f"rows {', '.join(named)} and {last}"

@@ -14,7 +14,7 @@ from autometa.tasks.splits import SPLIT_NAMES, TRAIN
 Unusable: TypeAlias = Literal["drop", "error"]
 
 #: tasks that a message names
-_NAMED = 10
+_NAMED = 100
 
 
 def check_unusable(unusable: str) -> None:

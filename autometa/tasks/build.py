@@ -37,6 +37,8 @@ from autometa.tasks.usable import Unusable, check_unusable, leave_out, unusable_
 
 #: deviations up to which a square is a number of 32 bits
 _REACH = 1e18
+#: how a user asks for values far out to count as less far
+_ROBUST = "(target_scale='robust', --target-scale robust)"
 
 
 class Parts(NamedTuple):
@@ -139,9 +141,7 @@ def build(
             )
     advice = f"it counts as {CLIPPED_AT:g} deviations"
     if target_scale == "standard":
-        advice = (
-            f"correct it, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
-        )
+        advice = f"correct it, or let it count as {CLIPPED_AT:g} deviations {_ROBUST}"
         advice += "--target-scale robust)"
     numbers = {t.name: t.values for t in columns if t.kind == "regression"}
     said += extremes("Target", numbers, advice)
@@ -260,9 +260,8 @@ def _check_reach(
     task = tasks[int(far[0][1]) if number is None else int(number[row])]
     raise DataError(
         f"Target `{task.name}` holds {values[tuple(far[0])]:g} in {in_rows(np.unique(far[:, 0]))}, "
-        f"more than {_REACH:g} deviations from what is usual in training; correct it, leave the cell "
-        f"empty, or let it count as {CLIPPED_AT:g} deviations (target_scale='robust', "
-        "--target-scale robust)."
+        f"more than {_REACH:g} deviations from what is usual in training; correct it, leave the "
+        f"cell empty, or let it count as {CLIPPED_AT:g} deviations {_ROBUST}."
     )
 
 

@@ -208,9 +208,7 @@ class TestExtremes:
         later.loc[[3, 7], "f1"] = value
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(
-                DataError, match=r"`f1` holds .* in rows 3 and 7, more than 1e.06 dev"
-            ):
+            with pytest.raises(DataError, match=r"`f1` holds .* in rows 3 and 7, more"):
                 made.encoder.encode(later)
 
     @pytest.mark.parametrize("value", [1e25, 1e60, -1e300])

@@ -142,7 +142,6 @@ def build(
     advice = f"it counts as {CLIPPED_AT:g} deviations"
     if target_scale == "standard":
         advice = f"correct it, or let it count as {CLIPPED_AT:g} deviations {_ROBUST}"
-        advice += "--target-scale robust)"
     numbers = {t.name: t.values for t in columns if t.kind == "regression"}
     said += extremes("Target", numbers, advice)
     said += inputs.extremes()

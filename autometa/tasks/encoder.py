@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -104,27 +105,40 @@ class TableEncoder:
                 "The model was trained with them."
             )
         remarks: list[Remark] = []
-        raw = [_raw(_read_as(frame[c.name], c, options, remarks), c) for c in self.columns]
-        return self._standardise(np.concatenate(raw, axis=1)), joined(remarks)
+        raw = (_raw(_read_as(frame[c.name], c, options, remarks), c) for c in self.columns)
+        return self._standardise(raw, len(frame)), joined(remarks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `encoder_from_json` is the inverse."""
         return {"type": "table", **asdict(self)}
 
-    def _standardise(self, raw: np.ndarray) -> Tensor:
-        """Raise DataError where a value is so far from training that no network can take it."""
-        with np.errstate(over="ignore"):
-            x = (raw[:, list(self.keep)] - np.array(self.mean)) / np.array(self.scale)
-        far = ~(np.abs(x) <= FAR)
-        if far.any():
-            column = int(np.flatnonzero(far.any(axis=0))[0])
-            rows = np.flatnonzero(far[:, column])
-            raise DataError(
-                f"Column `{self.features[column]}` holds {raw[rows[0], self.keep[column]]:g} in "
-                f"{in_rows(rows)}, more than {FAR:g} deviations from what is usual in training; "
-                "correct it or leave the cell empty."
-            )
-        return torch.from_numpy(x.astype(np.float32))
+    def _standardise(self, raw: Iterable[np.ndarray], rows: int) -> Tensor:
+        """The features of all rows, from the raw features [rows, …] of one column after the other:
+        a table of texts is many times as large in 0 and 1 as it is in cells.
+
+        Raises:
+            DataError: a value is so far from training that no network can take it.
+        """
+        x = np.empty((rows, len(self.keep)), dtype=np.float32)
+        offset = place = 0
+        for part in raw:
+            end = offset + part.shape[1]
+            here = slice(place, bisect_left(self.keep, end))
+            some = part[:, np.array(self.keep[here], dtype=np.int64) - offset]
+            with np.errstate(over="ignore"):
+                found = (some - np.array(self.mean[here])) / np.array(self.scale[here])
+            far = ~(np.abs(found) <= FAR)
+            if far.any():
+                column = int(np.flatnonzero(far.any(axis=0))[0])
+                at = np.flatnonzero(far[:, column])
+                raise DataError(
+                    f"Column `{self.features[place + column]}` holds {some[at[0], column]:g} in "
+                    f"{in_rows(at)}, more than {FAR:g} deviations from what is usual in training; "
+                    "correct it or leave the cell empty."
+                )
+            x[:, here] = found
+            offset, place = end, here.stop
+        return torch.from_numpy(x)
 
     def _frame(self, array: np.ndarray) -> pd.DataFrame:
         if array.ndim != 2 or array.shape[1] != len(self.source):
@@ -258,7 +272,6 @@ class TableInputs:
     def fit(self, train: np.ndarray) -> tuple[TableEncoder, Tensor]:
         self._refuse_free_text(train)
         columns, features, keep, mean, scale = [], [], [], [], []
-        kept_raw = []
         offset = 0
         for name, (kind, values) in self.columns.items():
             column = _fit_column(name, kind, values[train], self.types[name])
@@ -275,7 +288,6 @@ class TableInputs:
                 center, spread = _scale(fitted[:, i], name)
                 mean.append(center)
                 scale.append(spread)
-            kept_raw.append(raw)
             offset += raw.shape[1]
         if not columns:
             raise DataError(
@@ -290,7 +302,8 @@ class TableInputs:
             tuple(mean),
             tuple(scale),
         )
-        return encoder, encoder._standardise(np.concatenate(kept_raw, axis=1))
+        again = (_raw(self.columns[column.name][1], column) for column in columns)
+        return encoder, encoder._standardise(again, self.rows)
 
     def digest(self) -> bytes:
         into = hashlib.sha256()

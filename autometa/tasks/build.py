@@ -97,14 +97,13 @@ def build(
     wanted = kinds_by_target(kinds, list(targets))
     columns, useless = _read_targets(targets, wanted)
     said = list(notes)
-    if useless:
-        said.append(leave_out(useless, len(targets), unusable))
     number: np.ndarray | None = None
     names = [t.name for t in columns]
     if task is not None:
         number, names = _number_tasks(task, task_column)
     every = tuple(targets) if task is None else tuple(names)
-    while True:
+    out = dict(useless)
+    while columns:
         labelled = np.any([t.labelled for t in columns], axis=0)
         if not labelled.all():
             empty = int((~labelled).sum())
@@ -112,10 +111,10 @@ def build(
             inputs, plan, columns, number = _take(inputs, plan, columns, number, labelled)
         split = make_splits(plan, columns, number, len(names))
         found = unusable_tasks(split, columns, number, names)
-        if not found:
-            break
-        said.append(leave_out(found, len(names), unusable, _of_groups(plan)))
+        out |= found
         kept = [place for place, one in enumerate(names) if one not in found]
+        if not found or unusable == "error" or len(kept) < 2:
+            break
         if number is None:
             columns = [columns[place] for place in kept]
         else:
@@ -123,8 +122,10 @@ def build(
             inputs, plan, columns, _ = _take(inputs, plan, columns, None, rows)
             number = np.searchsorted(kept, number[rows])
         names = [names[place] for place in kept]
+    if out:  # all in one message, whatever the reason
+        hint = _of_groups(plan) if len(out) > len(useless) else ""
+        said.append(leave_out(out, len(every), unusable, hint))
     if isinstance(metrics, Mapping):  # of tasks that are left out no metric is needed
-        out = {one for one in every if one not in names}
         metrics = {n: metric for n, metric in metrics.items() if n not in out}
     train = split == TRAIN
     if number is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any, ClassVar
 
@@ -270,6 +271,22 @@ class TestUnusable:
         assert "`none` has no value" in told
         with pytest.raises(DataError, match="`same` is constant"):
             suite(frame, targets=["price", "same"])
+
+    @pytest.mark.parametrize(
+        ("names", "unusable"),
+        [(["price", "demand", "same", "few"], "error"), (["price", "same", "few"], "drop")],
+    )
+    def test_one_message_names_those_without_values_and_those_without_a_split(
+        self, names: list[str], unusable: Any
+    ):
+        frame = base().assign(same=1.0)
+        frame["few"] = [1.0, 2.0] + [np.nan] * (len(frame) - 2)
+        match = rf"2 of {len(names)} tasks cannot be used: `same` is constant .*; `few` has no lab"
+        with pytest.raises(DataError, match=match):
+            suite(frame, targets=names, unusable=unusable)
+        if unusable == "error":
+            (note,) = suite(frame, targets=names).notes
+            assert re.match("Left out: " + match, note)
 
 
 class TestGroups:

@@ -365,6 +365,7 @@ def test_a_meta_learned_initialisation_starts_a_search_in_episodes(tmp_path: Pat
     assert result.init["blocks"] == 2
 
 
+@pytest.mark.timeout(300)
 def test_workers_on_ray_start_from_it_too(tmp_path: Path) -> None:
     train(tmp_path)
     text = SPACE.replace("choices: [4, 8]", "choices: [8]") + "  init.kind: earlier\n"

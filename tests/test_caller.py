@@ -99,7 +99,7 @@ def changes_everything() -> None:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *args: None)
     sys.excepthook = lambda *args: None
     (faulthandler.disable if faulthandler.is_enabled() else faulthandler.enable)()
 
@@ -156,6 +156,7 @@ def test_calls_that_overlap_in_two_threads(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["CHANGED"] == "a"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("two_threads", "own_logging", "no_reports", "short_judgement")
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_search_leaves_no_trace(workers: int, tmp_path: Path) -> None:

@@ -212,7 +212,10 @@ def test_only_one_of_two_claims_at_once_succeeds(home: Home, name: str, url: str
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("nonsense", r"should be a database URL .*Found `storage = nonsense`\. Leave it out"),
+        (
+            "nonsense",
+            r"should be a database URL .*Found `storage = nonsense` .*\. Leave it out",
+        ),
         ("redis://localhost", "should be a database URL"),
         ("mysql://localhost/x", "needs a Python driver for mysql"),
     ],

@@ -111,21 +111,13 @@ class RayExecutor:
         self.folder = tempfile.mkdtemp(prefix="autometa-tune-")
         options: dict[str, Any] = {"address": address}
         if address is not None:
-            # `ray start` asks for this machine's token where there is one, and the first local Ray
-            # makes one; but `ray.init` with an address sends it only if the mode is set.
             logging.getLogger("ray").setLevel(logging.ERROR)  # `ray.init` does so, too
-            ray_token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         else:
             cpus = None if workers is None else workers * cpus_per_worker
             options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         try:
             with _own_sigterm():
-                ray.init(
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    configure_logging=True,
-                    **options,
-                )
+                _connect(options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as exc:
             shutil.rmtree(self.folder, ignore_errors=True)
             where = f"reach the Ray cluster at {address}" if address else "start a local Ray"
@@ -179,6 +171,33 @@ class RayExecutor:
         """Stop the local Ray, or leave the user's cluster."""
         ray.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _connect(options: dict[str, Any]) -> None:
+    """`ray.init`, with this machine's token where a cluster turns out to ask for it.
+
+    `ray start` asks for the token where there is one, and the first local Ray makes one; but
+    `ray.init` with an address sends it only if the mode is set. It is not set from the start: the
+    workers of a cluster that asks for none would not talk to a driver that expects one.
+    """
+    more: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    mode = os.environ.get(ray_token.AUTH_MODE_ENV_VAR)
+    if options["address"] != "local" and mode is None:
+        ray_token.Config.initialize("")  # forgets the mode of a local Ray that this process had
+    try:
+        ray.init(**more, **options)
+    except (ConnectionError, RuntimeError, TimeoutError, RayError):
+        if options["address"] == "local" or mode is not None:
+            raise
+        ray.shutdown()
+        ray_token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if os.environ.get(ray_token.AUTH_MODE_ENV_VAR) is None:  # there is no token
+            raise
+        ray.init(**more, **options)
 
 
 def _reasons(exc: BaseException) -> str:

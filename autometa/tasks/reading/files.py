@@ -133,9 +133,9 @@ def _read_excel(file: Path) -> Table:
         with file.open("rb") as stream, pd.ExcelFile(stream, engine="openpyxl") as book:
             sheets = [str(name) for name in book.sheet_names]
             frame = pd.read_excel(book, dtype=object, keep_default_na=False, na_values=[""])
-    except ImportError:
+    except ImportError as exc:
         raise DataError(
-            f"File `{file}` is an Excel table, which takes the package openpyxl: "
+            f"File `{file}` is an Excel table, which takes the package openpyxl ({short(exc)}): "
             "pip install 'autometa-hpo[excel]', or save it as CSV."
         ) from None
     except Exception as exc:  # openpyxl and zipfile raise several types for what is no workbook

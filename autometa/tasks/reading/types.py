@@ -67,10 +67,10 @@ class ReadOptions:
         if encoding is not None:
             try:
                 codecs.lookup(encoding)
-            except LookupError:
+            except LookupError as exc:
                 raise DataError(
                     "Parameter `encoding` should be one that Python knows, such as utf-8, utf-16 "
-                    f"or cp1252. Found `encoding = {encoding}`."
+                    f"or cp1252. Found `encoding = {encoding}` ({exc})."
                 ) from None
         return cls(sep, decimal, encoding, tuple(str(word).strip() for word in words), date_order)
 

@@ -61,13 +61,26 @@ def _canonical(value: Any) -> Any:
         value = "/".join(value)
     if value is None:
         return value
+    if not isinstance(value, str):
+        raise ValueError(_not_quoted(value))
+    return _checked(value)
+
+
+def _not_quoted(value: Any) -> str:
+    return (
+        "Parameter `sharing.partitions` should be one group number a task for each block, in "
+        f"quotes, such as `'0000/0011/0123'`. Found `sharing.partitions = {value}`."
+    )
+
+
+@lru_cache(maxsize=256)
+def _checked(value: str) -> str:
+    """The text as it is: a space of many tasks is checked with thousands of configurations, which
+    have a few dozen texts between them."""
     found = f"Found `sharing.partitions = {value}`."
-    parts = value.split("/") if isinstance(value, str) else [""]
+    parts = value.split("/")
     if not all(part.isascii() and part.isalnum() for part in parts):
-        raise ValueError(
-            "Parameter `sharing.partitions` should be one group number a task for each block, in "
-            f"quotes, such as `'0000/0011/0123'`. {found}"
-        )
+        raise ValueError(_not_quoted(value))
     partitions = [_parse(part) for part in parts]
     right = [_renumbered(partition) for partition in partitions]
     if right != partitions or [_text(p) for p in partitions] != parts:
@@ -297,6 +310,7 @@ def _partitions(text: str | None) -> tuple[Partition, ...]:
     return tuple(_parse(part) for part in text.split("/")) if text else ()
 
 
+@lru_cache(maxsize=256)
 def _parse(part: str) -> Partition:
     return tuple(int(digit, 36) for digit in part)
 
@@ -307,8 +321,8 @@ def _text(partition: Partition) -> str:
 
 def _renumbered(partition: Partition) -> Partition:
     """The same groups, numbered in the order of their first task."""
-    order = list(dict.fromkeys(partition))
-    return tuple(order.index(group) for group in partition)
+    order = {group: number for number, group in enumerate(dict.fromkeys(partition))}
+    return tuple(order[group] for group in partition)
 
 
 def _refines(fine: Partition, coarse: Partition) -> bool:

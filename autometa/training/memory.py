@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 #: share of the free memory that runs may be planned to take
 _SHARE = 0.8
-#: bytes of a full block of a prediction: 50 million activations before, in and after a layer
-_BLOCK = 3 * 4 * 50_000_000
+#: bytes of a full block of a prediction: 4 million activations before, in and after a layer
+_BLOCK = 3 * 4 * 4_000_000
 
 
 class RunMemory(NamedTuple):

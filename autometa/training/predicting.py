@@ -12,8 +12,12 @@ from autometa.learners import Learner
 from autometa.sharing import Params
 from autometa.training.data import into_slots
 
-#: largest number of activations [run × task × row × number] in one pass
-_NUMBERS = 50_000_000
+#: largest number of activations [run × task × row × number] in one pass, 16 MB: more are no faster,
+#: and there are three of them before, in and after a layer
+_NUMBERS = 4_000_000
+#: rows of a block, or slots of rows, are a multiple of the first of these that fits: so a block has
+#: the products that all rows together would have, bit for bit
+_ALIGNED = (64, 8, 1)
 
 
 def predict(
@@ -47,7 +51,7 @@ def predict(
     with torch.no_grad():
         if task is None:
             tasks = torch.arange(n_tasks, device=device)
-            size = max(1, _NUMBERS // (n_runs * n_tasks * learner.row_size))
+            size = _aligned(_NUMBERS // (n_runs * n_tasks * learner.row_size))
             parts = [
                 stacked(params, buffers, rows.to(device), tasks).float().cpu()
                 for rows in x.split(size)
@@ -56,7 +60,7 @@ def predict(
         out = torch.empty(n_runs, len(x), width, dtype=torch.float32)
         slots = into_slots(task)
         a_slot = slots.rows.shape[1] * learner.towers_per_row * learner.row_size
-        size = max(1, _NUMBERS // (n_runs * a_slot))
+        size = _aligned(_NUMBERS // (n_runs * a_slot))
         pieces = zip(
             slots.rows.split(size), slots.valid.split(size), slots.tasks.split(size), strict=True
         )
@@ -64,3 +68,9 @@ def predict(
             found = stacked(params, buffers, x[rows].to(device), tasks.to(device)).float().cpu()
             out[:, rows[valid]] = found[:, valid]
         return out.numpy()
+
+
+def _aligned(most: int) -> int:
+    """About `most`; at least 1."""
+    of = next((size for size in _ALIGNED if size <= most), 1)
+    return max(1, most // of * of)

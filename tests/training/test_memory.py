@@ -130,8 +130,8 @@ def test_as_many_runs_as_fit_and_at_least_one() -> None:
     memory = RunMemory(training=100, scoring=50)
     assert [memory.most(budget) for budget in (0, 99, 100, 250, 1000)] == [1, 1, 1, 2, 10]
     assert RunMemory(training=50, scoring=100).most(1000) == 10
-    # blocks of a prediction stop growing: 600 MB are all that scoring takes
-    assert RunMemory(training=10**6, scoring=10**8).most(1_600_000_000) == 1000
+    # blocks of a prediction stop growing: 48 MB are all that scoring takes
+    assert RunMemory(training=10**6, scoring=10**8).most(1_048_000_000) == 1000
 
 
 def test_four_fifths_of_the_free_memory_are_planned_with() -> None:

@@ -16,6 +16,7 @@ import torch
 from autometa.errors import DeviceError, InfrastructureError
 from autometa.networks.keys import fold, keep, new_key
 from autometa.training import devices
+from autometa.training.memory import AllocationPeak
 from autometa.training.optimizers import DECAYED, PLAIN, segment
 from autometa.training.population import Run, Trainer
 from autometa.training.predicting import predict
@@ -250,6 +251,24 @@ def test_prediction_does_not_depend_on_the_size_of_its_blocks(monkeypatch):
         parts = predict(learner, params, {}, rows.x, rows.task, CPU)
         monkeypatch.undo()
         np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["aligned", "grouped"])
+def test_predicting_many_rows_takes_the_memory_of_a_block(kind):
+    """And every bit is what it is in other blocks."""
+    suite, wide = make_suite(kind), {"backbone.width": 96}
+    trainer = Trainer(suite, 1, CPU)
+    state = trainer.start(runs_of(wide, wide))
+    learner = build(make_config(wide), trainer.problem)
+    params = Layout(learner.init(torch.Generator())[0]).unpack(state.values)
+    rows = suite.rows("train")
+    many = torch.arange(100_000) % len(rows.x)
+    x, task = rows.x[many], None if rows.task is None else rows.task[many]
+    with AllocationPeak() as watched:
+        found = predict(learner, params, {}, x, task, CPU)
+    assert watched.peak - 2 * found.nbytes < 3 * 4 * 4_000_000  # in parts, and as one
+    some = predict(learner, params, {}, x[:30_001], None if task is None else task[:30_001], CPU)
+    assert np.array_equal(some, found[..., :30_001, :])
 
 
 class TestDevices:

@@ -5,11 +5,11 @@
     python benchmarks/bench_scale.py --tables tasks     # one of them
 
 `tasks`: 4,414 rows of 300 tasks, 8 trials of 9 epochs. `rows`: 200,000 rows of 12 columns, 2 trials
-of one epoch. `texts`: 60,000 rows of 60 text columns, 2 trials of one epoch. Each search goes through
-the command line, with its verdict. Memory is the peak of the process tree (the search, its workers
-and, with workers, Ray's own processes) in proportional set size, in which a page that n processes
-share counts 1/n in each; it is looked at five times a second. The last line is one JSON object: for
-each table seconds, CPU seconds and MB, and the seconds and MB when each phase began.
+of one epoch. `texts`: 60,000 rows of 60 text columns, 2 trials of one epoch. Each search goes
+through the command line, with its verdict. Memory is the peak of the process tree (the search, its
+workers and, with workers, Ray's own processes) in proportional set size, in which a page that n
+processes share counts 1/n in each; it is looked at five times a second. The last line is one JSON
+object: for each table seconds, CPU seconds and MB, and the seconds and MB when each phase began.
 """
 
 from __future__ import annotations
@@ -172,12 +172,13 @@ class Tree:
                 if self._mark not in (folder / "environ").read_bytes():
                     continue
                 memory = (folder / "smaps_rollup").read_text()
-                name, _, rest = (folder / "stat").read_text().rpartition(") ")
+                _, _, rest = (folder / "stat").read_text().rpartition(") ")
                 words = (folder / "cmdline").read_bytes().split(b"\0")
             except OSError:  # it has ended
                 continue
             ticks = rest.split()
-            self._cpu[int(folder.name)] = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+            spent = int(ticks[11]) + int(ticks[12])
+            self._cpu[int(folder.name)] = spent / os.sysconf("SC_CLK_TCK")
             size = next(line for line in memory.splitlines() if line.startswith("Pss:"))
             own = b"autometa.cli" in words or (
                 words[0].startswith(b"ray::") and b"Agent" not in words[0]

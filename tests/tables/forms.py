@@ -72,7 +72,8 @@ def _with(form: Form, name: str, cell: str, every: int, said: str, meaning: Any 
     cells, truth = list(form.cells), list(form.truth)
     for row in range(every // 2, ROWS, every):
         cells[row], truth[row] = cell, meaning
-    as_name = rf"`{re.escape(cell)}` read as values" if cell not in ("", "broken") else None
+    is_word = meaning is None and cell not in ("", "broken")
+    as_name = rf"`{re.escape(cell)}` read as values" if is_word else None
     return Form(name, cells, truth, said, as_name)
 
 
@@ -160,7 +161,17 @@ FORMS = [
     _texts("codes with leading zeros", ["001", "007", "010", "100", "007"], None,
            "leading zeros .`001`., read as codes"),
     _texts("codes and letters", ["01", "02", "03", "01", "02", "03", "A1"], None,
-           "86% of the cells are numbers, but not `A1`"),
+           r".34 cells.: 86% of the cells are numbers, but not `A1`"),
+    _with(_numbers("grams", lambda v: f"{v} g", None), "numbers and some without the unit", "7.5",
+          60, r".4 cells.: numbers without `g`, which others have", 7.5),
+    _with(_dates("days", "%d.%m.%Y", None), "day.month.year and ISO dates", "2020-01-05", 20,
+          "day before month.*read as dates", pd.Timestamp("2020-01-05")),
+    _texts("brackets for below nothing", ["(1,234.50)", "(3.10)", "(7)"], None,
+           r"cells such as `\(1,234.50\)` are made of digits, but in no form"),
+    _texts("Indian thousands", ["1,23,456", "12,34,567", "2,34,500"], None,
+           "cells such as `1,23,456` are made of digits, but in no form"),
+    _texts("version numbers", ["1.2.3", "1.10.0", "2.0.1"], None,
+           "cells such as `1.2.3` are made of digits"),
     _texts("None is a value", ["None", "Low", "High"], None,
            r".80 cells.: `None` read as values among texts; `--missing None`",
            r".80 cells.: `None` read as values"),

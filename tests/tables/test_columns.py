@@ -122,6 +122,18 @@ class TestNumbersLater:
         torch.testing.assert_close(x, suite.encoder.encode(base), rtol=0, atol=0)
         assert told == ("Column `f1`: numbers without `%`, which training had; read as they are.",)
 
+    def test_no_unit_in_some_cells(self, suite, base):
+        some = base["f1"].isin(["1.0%", "0.0%"])  # nothing needs no unit
+        bare = base["f1"].where(~some, base["f1"].str.rstrip("%"))
+        x, told = suite.encoder.read(base.assign(f1=bare))
+        torch.testing.assert_close(x, suite.encoder.encode(base), rtol=0, atol=0)
+        count = (base["f1"] == "1.0%").sum()
+        assert 1 < count < some.sum()
+        assert told == (
+            f"Column `f1` ({count} cells): numbers without `%`, which training had; read as they "
+            "are.",
+        )
+
     def test_commas_where_points_were(self, suite, base):
         later = base.assign(f2=[f"{v:.4f}".replace(".", ",") for v in base["f2"]])
         with pytest.raises(DataError, match=r"`f2` should hold numbers.*`--decimal` says how"):
@@ -168,7 +180,10 @@ class TestMissing:
         base.to_csv(tmp_path / "t.csv", index=False)
         suite = load_suite(tmp_path / "t.csv", target="returned")
         assert suite.tasks[0].classes == ("maybe", "no", "yes")
-        assert "`--missing maybe` leaves such rows out" in suite.notes[0]
+        assert suite.notes[0] == (
+            "Column `returned` (4 cells): `maybe` is a class of hardly any of its 300 cells; "
+            "`--missing maybe` leaves such rows out."
+        )
         suite = load_suite(tmp_path / "t.csv", target="returned", missing="maybe")
         assert suite.tasks[0].classes == ("no", "yes")
 

@@ -139,7 +139,12 @@ def test_a_first_line_that_names_the_separator(tmp_path):
 def test_comments(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("# made by hand\n#\n" + lines() + "# the end\n")
-    assert same(path).notes == ("2 lines of comments before the names left out.",)
+    assert same(path).notes == (
+        "2 lines of comments before the names left out.",
+        "1 line among the rows left out: `#` first.",
+    )
+    path.write_text("# made by hand\n\n" + lines())
+    assert same(path).notes == ("1 line of comments before the names left out.",)
     numbers = "# a b\n" + "".join(f"{i % 7} {i % 5}\n" for i in range(60))
     path.write_text(numbers)  # as numpy.savetxt writes names
     assert load_suite(path, target="b").encoder.source == ("a",)
@@ -175,6 +180,25 @@ def test_no_line_of_names(suffix, tmp_path):
     assert sum(suite.counts.values()) == ROWS
     assert suite.encoder.source == ("column 2", "column 3")
     assert "has no line of names" in suite.notes[0]
+
+
+def test_a_first_line_of_numbers_is_named(tmp_path):
+    path = tmp_path / "t.csv"
+    numbers = np.random.default_rng(0).normal(size=(ROWS, 3)).round(6)
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in numbers))
+    name = str(numbers[0, 0])
+    suite = load_suite(path, target=name)
+    assert sum(suite.counts.values()) == ROWS - 1
+    said = f"The first line of `t.csv` is taken for names, though it holds `{name}`."
+    assert suite.notes[0] == said
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_of_two_signs_that_fit_it_is_not_the_comma(separator, tmp_path):
+    path = tmp_path / "t.csv"
+    rows = "".join(f"{i % 9},5{separator}{i}\n" for i in range(ROWS))
+    path.write_text(f"heat, dry{separator}y\n{rows}")
+    assert list(read_table(path).frame.columns) == ["heat, dry", "y"]
 
 
 def test_rows_of_other_widths_are_refused(tmp_path):

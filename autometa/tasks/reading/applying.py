@@ -11,7 +11,7 @@ from autometa.errors import DataError
 from autometa.tasks.reading.cells import MARKS, WORDS, Cells, cells_of, is_text, listed
 from autometa.tasks.reading.dates import ORDER_WORDS, read_dates
 from autometa.tasks.reading.naming import match_names
-from autometa.tasks.reading.numbers import NumberForm, has_unit, number_of, read_numbers
+from autometa.tasks.reading.numbers import NumberForm, number_of, read_numbers, without_unit
 from autometa.tasks.reading.remarks import Remark
 from autometa.tasks.reading.types import ColumnType, ReadOptions
 
@@ -117,7 +117,7 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
         values = np.array([by.get(t.casefold(), np.nan) for t in texts], dtype=np.float64)
         bad, filler = np.isnan(values), np.nan
     else:
-        values = _numbers(name, texts, kind, options, remarks)
+        values = _numbers(name, texts, cells.counts[~skip], kind, options, remarks)
         values = _single(values) if kind.single else values
         bad, filler = np.isnan(values), np.nan
     if bad.any():
@@ -134,7 +134,12 @@ def _from_text(cells: Cells, name: str, kind: ColumnType, options: ReadOptions) 
 
 
 def _numbers(
-    name: str, texts: np.ndarray, kind: ColumnType, options: ReadOptions, remarks: list[Remark]
+    name: str,
+    texts: np.ndarray,
+    counts: np.ndarray,
+    kind: ColumnType,
+    options: ReadOptions,
+    remarks: list[Remark],
 ) -> np.ndarray:
     """float64 [text], NaN for what is no number.
 
@@ -157,9 +162,11 @@ def _numbers(
                 text = f"numbers with `{other.decimal}`, not `{form.decimal}`; read as such."
                 remarks.append(Remark(name, text))
                 values = instead
-    if kind.unit and len(texts) and not any(has_unit(t) for t in texts):
+    bare = without_unit(texts) if kind.unit else np.zeros(len(texts), dtype=bool)
+    said = bare & (values != 0)  # nothing needs no unit
+    if said.any():
         text = f"numbers without `{kind.unit}`, which training had; read as they are."
-        remarks.append(Remark(name, text))
+        remarks.append(Remark(name, text, 0 if bare.all() else int(counts[said].sum())))
     return values
 
 

@@ -103,8 +103,9 @@ def _stray_class(
         remarks.append(
             Remark(
                 name,
-                f"{listed(rare)} of {total} cells are classes of their own; `--missing "
-                f"{rare[0][0]}` leaves such rows out.",
+                f"{listed(rare)} {'are classes' if len(rare) > 1 else 'is a class'} of hardly any "
+                f"of its {total} cells; `--missing {rare[0][0]}` leaves such rows out.",
+                sum(count for _, count in rare),
             )
         )
 

@@ -57,7 +57,7 @@ def fit_orders(texts: np.ndarray, counts: np.ndarray) -> DateFit:
     for order in ("iso", *_ORDERS):
         if np.isnat(read_dates(some, order, also_iso=False)).mean() > 0.5:
             continue
-        fits = ~np.isnat(read_dates(texts, order, also_iso=False))
+        fits = ~np.isnat(read_dates(texts, order))
         covered = int(counts[fits].sum())
         if covered > most:
             best, most = [(order, fits)], covered

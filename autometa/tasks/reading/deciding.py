@@ -23,8 +23,15 @@ from autometa.tasks.reading.categories import (
     decide_names,
 )
 from autometa.tasks.reading.cells import MARKS, WORDS, Cells, cells_of, is_number, is_text, listed
-from autometa.tasks.reading.dates import ORDER_WORDS, fit_orders, likelier
-from autometa.tasks.reading.numbers import Fit, NumberForm, fit_forms, read_numbers
+from autometa.tasks.reading.dates import ORDER_WORDS, fit_orders, likelier, read_dates
+from autometa.tasks.reading.numbers import (
+    Fit,
+    NumberForm,
+    fit_forms,
+    of_digits,
+    read_numbers,
+    without_unit,
+)
 from autometa.tasks.reading.remarks import Remark, joined
 from autometa.tasks.reading.types import ColumnType, ReadOptions, Role
 
@@ -204,7 +211,12 @@ def _of_text(
         return ColumnType("boolean", missing=missing, odd=odd)
     if draft.fit.forms and _nearly_all(draft.fit.fits, counts):
         form = _form(name, texts, draft.fit.forms, sign, options, remarks)
-        fits = ~np.isnan(read_numbers(texts, form))
+        values = read_numbers(texts, form)
+        fits = ~np.isnan(values)
+        bare = fits & (values != 0) & without_unit(texts) & (form.unit != "")
+        if bare.any():
+            text = f"numbers without `{form.unit}`, which others have; read as they are."
+            remarks.append(Remark(name, text, int(counts[bare].sum())))
         odd = _odd(name, cells, others, fits, options, remarks, "numbers")
         return ColumnType(
             "number", form.decimal, form.thousands, form.unit, missing=missing, odd=odd
@@ -212,7 +224,9 @@ def _of_text(
     dates = fit_orders(texts, counts)
     if dates.orders and _nearly_all(dates.fits, counts):
         order = _order(name, texts[dates.fits], dates.orders, options, remarks)
-        odd = _odd(name, cells, others, dates.fits, options, remarks, "dates")
+        # of the order that was chosen: several may read as many cells, but other ones
+        fits = ~np.isnat(read_dates(texts, order))
+        odd = _odd(name, cells, others, fits, options, remarks, "dates")
         return ColumnType("date", order=order, missing=missing, odd=odd)
     _near_miss(name, cells, others, draft.fit.fits, dates.fits, remarks)
     return decide_category(name, cells, others, role, options, remarks)
@@ -334,6 +348,17 @@ def _near_miss(
                     name,
                     f"{share:.0%} of the cells are {what}, but not {listed(rest)}; it is read as "
                     "text (categories). Name what is an empty cell with `--missing`.",
+                    sum(count for _, count in rest),
                 )
             )
             return
+    digits = of_digits(texts)
+    if counts[digits].sum() >= 0.5 * counts.sum():
+        remarks.append(
+            Remark(
+                name,
+                f"cells such as `{texts[digits][0]}` are made of digits, but in no form of numbers "
+                "that is read; they are text (categories).",
+                int(counts[digits].sum()),
+            )
+        )

@@ -25,6 +25,7 @@ _CELL = re.compile(
     r"(?P<body>[0-9](?:[0-9.,' ]*[0-9])?[.,]?|[.,][0-9]+)"
     rf"(?P<exponent>[eE][+-]?[0-9]+)?\s*(?P<suffix>{_UNIT})?"
 )
+_WHOLE = re.compile("[0-9]+")
 _TIDY = str.maketrans({"−": "-", "’": "'", "\u00a0": " ", "\u2009": " ", "\u202f": " "})
 
 
@@ -121,7 +122,7 @@ def fit_forms(texts: np.ndarray, counts: np.ndarray, decimal: str | None = None)
 def read_numbers(texts: Sequence[str] | np.ndarray, form: NumberForm) -> np.ndarray:
     """float64 [texts], NaN where a text is no number of this form.
 
-    A number without the unit is read too; `has_unit` tells them apart.
+    A number without the unit is read too; `without_unit` tells them apart.
     """
     texts = np.asarray(texts, dtype=object)
     out = np.full(len(texts), np.nan)
@@ -143,10 +144,17 @@ def read_numbers(texts: Sequence[str] | np.ndarray, form: NumberForm) -> np.ndar
     return out
 
 
-def has_unit(text: str) -> bool:
-    """Whether a number is followed or preceded by a unit."""
-    cell = _split(text, False)
-    return cell is not None and cell.unit != ""
+def without_unit(texts: Sequence[str] | np.ndarray) -> np.ndarray:
+    """bool [texts]: numbers with neither a unit before nor behind them."""
+    cells = (_split(text, False) for text in texts)
+    return np.array([cell is not None and cell.unit == "" for cell in cells], dtype=bool)
+
+
+def of_digits(texts: np.ndarray) -> np.ndarray:
+    """bool [texts]: digits of any script with points, commas, blanks, brackets or a sign about
+    them, such as (1,234) or 1,23,456; whole numbers, which may be codes, are none."""
+    shape = re.compile(r"[+-]?\(?\d[\d.,' ]*\)?[+-]?")
+    return np.array([bool(shape.fullmatch(t)) and not _WHOLE.fullmatch(t) for t in texts], bool)
 
 
 def number_of(text: str) -> float | None:

@@ -67,8 +67,8 @@ def body_of(text: str, options: ReadOptions, remarks: list[str]) -> tuple[str, s
         skipped += 1
     start = skipped
     while start < len(lines) - 1 and (lines[start].startswith("#") or not lines[start].strip()):
+        comments += lines[start].startswith("#")
         start += 1
-        comments += 1
     named = comments > 0 and _names_after_hash(lines[start - 1], lines[start])
     if named:
         start, comments = start - 1, comments - 1
@@ -77,7 +77,12 @@ def body_of(text: str, options: ReadOptions, remarks: list[str]) -> tuple[str, s
         text = "\n".join(lines[start:])
     if comments:
         remarks.append(f"{_lines(comments)} of comments before the names left out.")
-        text = "\n".join(line for line in text.split("\n") if line[:1] != "#")
+        every = text.split("\n")
+        rows = [line for line in every if line[:1] != "#"]
+        if len(rows) < len(every):
+            # they may be rows whose first cell begins so
+            remarks.append(f"{_lines(len(every) - len(rows))} among the rows left out: `#` first.")
+            text = "\n".join(rows)
     return text, separator
 
 
@@ -112,7 +117,7 @@ def header_of(
         )
         return [f"column {i + 1}" for i in range(len(names))], 0, separator
     numbers = [name for name in names if number_of(name) is not None]
-    if numbers and len(numbers) < len(names) and any("." in name for name in numbers):
+    if numbers and any("." in name for name in numbers):
         remarks.append(
             f"The first line of `{file.name}` is taken for names, though it holds `{numbers[0]}`."
         )
@@ -135,10 +140,13 @@ def _is_data(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _separator(text: str, suffix: str) -> str:
-    """The sign that gives the first line and most others the same number of fields, the most."""
+    """The sign that gives the first line and most others the same number of fields, the most.
+
+    Of several the comma is the last: names and numbers have commas, too.
+    """
     usual = "\t" if suffix in (".tsv", ".tab") else ","
     best, most = usual, 1
-    for separator in dict.fromkeys((usual, *_SEPARATORS)):
+    for separator in sorted(_SEPARATORS, key=lambda sign: (sign == ",", sign != usual)):
         rows = _sample(text, separator)
         if not rows:
             continue

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial
-from torch import Tensor
 from torch import device as torch_device
 
 from autometa.baselines import PEERS
@@ -46,11 +45,13 @@ class Contest(ABC):
         suite: with its test rows or meta-test tasks, opened in `open` and nowhere else.
         longer: whether the arms are also trained longer, to see whether they have levelled off.
         members: networks that the delivered model has.
+        folds: that finalists are judged on, one a paired seed; 0: the suite's own validation rows.
     """
 
     suite: Any
     longer: bool
     members: int
+    folds: int = 0
 
     def beside(self, trials: Sequence[FrozenTrial], entrants: Sequence[Entrant]) -> list[Entrant]:
         """Networks that take part beside those of the two arms."""
@@ -94,20 +95,11 @@ class Contest(ABC):
         finals: Finals,
         facts: Facts,
     ) -> Script[Path]:
-        """Train the method again on all but the test rows and write its model.
+        """Write the method's model, trained on all but the test rows.
 
         Args:
             finalists: as in `compare`.
         """
-
-
-def folds_for(suite: TaskSuite, settings: SearchSettings) -> Tensor | None:
-    """The fold of each training and validation row, where final trainings are cross-validated.
-
-    Not where a bound is set: its reference was measured on the suite's own validation rows.
-    """
-    bound = settings.no_task_worse_than is not None
-    return None if bound else fold_numbers(suite.without_test(), FINAL_SEEDS)
 
 
 class RowContest(Contest):
@@ -122,7 +114,10 @@ class RowContest(Contest):
         self._stripped = suite.without_test()
         self._specs = task_specs(self._stripped)
         self._trainer = Trainer(self._stripped, settings.max_steps, torch_device("cpu"))
-        self._fold = folds_for(suite, settings)
+        # the reference of a bound was measured on the suite's own validation rows
+        bound = settings.no_task_worse_than is not None
+        self._fold = None if bound else fold_numbers(self._stripped, FINAL_SEEDS)
+        self.folds = 0 if self._fold is None else FINAL_SEEDS
         self._val = suite.rows("val") if self._fold is None else suite.merged().rows("train")
         self._peers: list[dict[str, Any]] = []
         self._test: Rows | None = None
@@ -134,7 +129,7 @@ class RowContest(Contest):
             folder=finals.folder,
             seed=self._settings.seed,
             search_seconds=search_seconds,
-            folds=0 if self._fold is None else FINAL_SEEDS,
+            folds=self.folds,
         )
 
     def value(self, finalist: Finalist) -> float:
@@ -189,8 +184,7 @@ class RowContest(Contest):
             seed=self._settings.seed,
             deliver=self._settings.deliver,
         )
-        folds = 0 if self._fold is None else FINAL_SEEDS
-        rows = {"rows": len(self._val.x), "folds": folds}
+        rows = {"rows": len(self._val.x), "folds": self.folds}
         return {**found, "left_out": left_out, "validation": rows}
 
     def deliver(
@@ -202,7 +196,6 @@ class RowContest(Contest):
     ) -> Script[Path]:
         """A peer's model has in its folder, under `NETWORK`, that of the best way to share, for
         those who want to go on from its parameters."""
-        finals.say("The recommended model is trained on training and validation rows.")
         if name in finalists:
             model = yield from self._network(finalists[name][0], finals, facts)
             return model.save(finals.place())
@@ -220,6 +213,7 @@ class RowContest(Contest):
         members = np.load(peer["validation"])[None]
         fitted = read_peer(Path(peer["path"]))
         if self._fold is None:  # with folds it is fitted on all these rows already
+            finals.say("The recommended model is trained on training and validation rows.")
             fitted = PEERS[name].fit(merged, peer["setting"], seed=self._settings.seed)
         facts = {**facts, "study": finals.study, "setting": peer["setting"]}
         return PeerModel.of(merged, fitted, facts, self._calibration(members))
@@ -230,6 +224,7 @@ class RowContest(Contest):
         if self._fold is not None and self.members == len(finalist.state):
             state, facts = finalist.state, finals.facts_of(finalist, facts)
         else:
+            finals.say("The recommended model is trained on training and validation rows.")
             state, facts = yield from finals.refit(merged, finalist, self.members, facts)
         return Model.of(merged, finalist.config, state, facts, self._calibration(members))
 
@@ -254,10 +249,8 @@ class RowContest(Contest):
         if self._fold is None:
             return self._predict(finalist, self._val)
         outputs = self._trainer.predict(finalist.runs, finalist.state, self._val)
-        at = self._fold.numpy()
-        shape = (1,) * (outputs.ndim - 2)  # [run, row, output] or [run, task, row, output]
-        own = np.take_along_axis(outputs, at.reshape(1, *shape[:-1], len(at), 1), 0)
-        return own
+        before = (1,) * (outputs.ndim - 2)  # outputs are [run, row, …] or [run, task, row, …]
+        return np.take_along_axis(outputs, self._fold.numpy().reshape(*before, -1, 1), 0)
 
     def _is_finite(self, outputs: np.ndarray, rows: Rows) -> bool:
         found = evaluate(

@@ -65,3 +65,12 @@ def nearest(name: object, choices: Iterable[object]) -> str:
     """Return `` Did you mean `x`?`` for the choice nearest to `name`, or an empty string."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
     return f" Did you mean `{found[0]}`?" if found else ""
+
+
+def not_one_of(parameter: str, value: object, choices: Iterable[str]) -> str:
+    """The sentence on a value that is none of a parameter's choices."""
+    known = list(choices)
+    return (
+        f"Parameter `{parameter}` should be one of {', '.join(known)}. Found `{value}`."
+        f"{nearest(value, known)}"
+    )

@@ -20,11 +20,11 @@ from autometa.errors import InfrastructureError
 from autometa.levelling import CAP, CHECKED, LONGER, Gain, gain_of
 from autometa.searching.bound import Kept
 from autometa.searching.executors import Script
-from autometa.searching.finalists import Runs, best_of
+from autometa.searching.finalists import Runs, best_of, task_means
 from autometa.searching.progress import Progress
 from autometa.searching.settings import FINAL_SEEDS, SearchSettings, run_seed
 from autometa.searching.units import WorkUnit
-from autometa.training.population import RunResult
+from autometa.trained import Trained, TrainedRuns, best_length
 from autometa.training.state import PopulationState, Run, load_run
 from autometa.trial import TrialConfig
 
@@ -119,33 +119,13 @@ class Judgement:
     model: Path
 
 
-@dataclass(frozen=True, eq=False)
-class _Trained:
-    """One run: where it was scored and saved on the way."""
-
-    unit: WorkUnit
-    name: str
-    curve: tuple[RunResult, ...]
-
-    @property
-    def failed(self) -> str | None:
-        """Why it has no score anywhere; a run that diverged late counts with what it had."""
-        if any(result.value is not None for result in self.curve):
-            return None
-        return next((r.reason for r in self.curve if r.reason), "The run has no score.")
-
-    @property
-    def best(self) -> float:
-        return max(result.value for result in self.curve if result.value is not None)
-
-
 class Finals:
     """The trainings of a final comparison, as scripts of units.
 
     Args:
         folder: for the copy of the suite that workers read, and checkpoints.
         models: folder that the delivered model is written to.
-        folded: whether each of the paired seeds has a fold of its own to be validated on.
+        folds: as of the contest.
         left: seconds until the time-out. Where they are short, only the best trials of each arm
             are trained, and no longer budget is tried.
     """
@@ -159,7 +139,7 @@ class Finals:
         folder: Path,
         models: Path,
         notify: Callable[[Progress], None],
-        folded: bool = False,
+        folds: int = 0,
         left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.settings = settings
@@ -168,8 +148,8 @@ class Finals:
         self._models = models
         self._notify = notify
         self._left = left
-        folds = tuple(range(FINAL_SEEDS)) if folded else ()
-        self._runs = Runs(folder, fingerprint, settings.max_steps, settings.device, folds)
+        own = tuple(range(folds))
+        self._runs = Runs(folder, fingerprint, settings.max_steps, settings.device, own)
         self._seeds = [run_seed(settings.seed, _FINAL, k) for k in range(FINAL_SEEDS)]
         self._done = 0
         self._total = 0
@@ -209,7 +189,7 @@ class Finals:
         """
         budget, gains = self.settings.max_steps, list[Gain]()
         last = CAP * budget if longer else budget
-        runs: _Runs = {}
+        runs: TrainedRuns = {}
         checked = [k for k, one in enumerate(entrants) if one.method in ARMS]
         checked = [k for k in checked if _rank(entrants, k) < CHECKED]
         places = list(range(len(entrants)))
@@ -241,7 +221,7 @@ class Finals:
             if failed:
                 reasons[entrant.method] = failed[0]
                 continue
-            one = self._finalist(entrant, lengths)
+            one = _finalist(entrant, lengths)
             if one is None:
                 reasons[entrant.method] = "Its runs diverged, each at another length."
             else:
@@ -295,17 +275,14 @@ class Finals:
         if not trained:
             raise InfrastructureError(f"The final refit failed: {reasons[0]}")
         state = PopulationState.join([load_run(path) for path in trained.values()])
-        return state, self._facts(finalist, facts, list(trained))
+        return state, self.facts_of(finalist, facts, list(trained))
 
-    def facts_of(self, finalist: Finalist, facts: dict[str, Any]) -> dict[str, Any]:
-        """The facts of a model, with those of the finalist's training with the paired seeds."""
-        return self._facts(finalist, facts, self._seeds)
-
-    def _facts(
-        self, finalist: Finalist, facts: dict[str, Any], seeds: Sequence[int]
+    def facts_of(
+        self, finalist: Finalist, facts: dict[str, Any], seeds: Sequence[int] = ()
     ) -> dict[str, Any]:
-        source = {"steps": finalist.steps, "budget": finalist.budget, "seeds": list(seeds)}
-        return {**facts, "study": self.study, **source}
+        """The facts of a model, with those of its training; by default with the paired seeds."""
+        lengths = {"steps": finalist.steps, "budget": finalist.budget}
+        return {**facts, "study": self.study, **lengths, "seeds": list(seeds or self._seeds)}
 
     def place(self) -> Path:
         """The folder of the delivered model, empty."""
@@ -338,7 +315,7 @@ class Finals:
             if (place, budget) not in done
         }
 
-    def _in_time(self, runs: _Runs, entrants: Sequence[Entrant], budget: int) -> Script[None]:
+    def _in_time(self, runs: TrainedRuns, entrants: Sequence[Entrant], budget: int) -> Script[None]:
         """Train the best of each method, and of the others as many as the time allows."""
         best = [k for k in range(len(entrants)) if _rank(entrants, k) == 0]
         yield from self._add(runs, self._units(entrants, best, budget))
@@ -358,7 +335,7 @@ class Finals:
         refit = max((budget for _, budget in units), default=0)
         return (steps + refit) * self._spent <= left * self._steps
 
-    def _add(self, runs: _Runs, units: Mapping[tuple[int, int], WorkUnit]) -> Script[None]:
+    def _add(self, runs: TrainedRuns, units: Mapping[tuple[int, int], WorkUnit]) -> Script[None]:
         self._total = max(self._total, self._done + 1) + len(units)
         began = time.monotonic()
         results = yield list(units.values())
@@ -367,40 +344,8 @@ class Finals:
         for (key, unit), result in zip(units.items(), results, strict=True):
             curves = result.curves or tuple((one,) for one in result.results)  # lost units
             runs[key] = [
-                _Trained(unit, name, curve) for name, curve in zip(unit.names, curves, strict=True)
+                Trained(unit, name, curve) for name, curve in zip(unit.names, curves, strict=True)
             ]
-
-    def _finalist(self, entrant: Entrant, lengths: Sequence[list[_Trained]]) -> Finalist | None:
-        """The length with the best mean over the seeds; equal ones favour the shorter. None where
-        at no length every run has a score."""
-        best: tuple[float, int, list[_Trained]] | None = None
-        for of_seed in lengths:
-            for place in range(len(of_seed[0].curve)):
-                values = [run.curve[place].value if place < len(run.curve) else None
-                          for run in of_seed]  # fmt: skip
-                known = [value for value in values if value is not None]
-                if len(known) == len(values) and (best is None or np.mean(known) > best[0]):
-                    best = (float(np.mean(known)), place, of_seed)
-        if best is None:
-            return None
-        value, place, of_seed = best
-        steps = of_seed[0].curve[place].step
-        found = [run.curve[place].tasks for run in of_seed]
-        tasks: dict[str, float | None] = {}
-        for name in found[0]:
-            scores = [s for one in found if (s := one[name]) is not None]
-            tasks[name] = float(np.mean(scores)) if len(scores) == len(found) else None
-        state = PopulationState.join(
-            [load_run(run.unit.checkpoint(run.name, steps)) for run in of_seed]
-        )
-        budget = of_seed[0].unit.max_steps
-        return Finalist(
-            entrant.method, entrant.number, entrant.config, budget, steps, value, tasks, state
-        )
-
-
-#: (place of an entrant, budget) → its runs, one a paired seed
-_Runs = dict[tuple[int, int], list[_Trained]]
 
 
 def _rank(entrants: Sequence[Entrant], place: int) -> int:
@@ -408,7 +353,7 @@ def _rank(entrants: Sequence[Entrant], place: int) -> int:
     return sum(one.method == entrants[place].method for one in entrants[:place])
 
 
-def _gain(arm: str, entrants: Sequence[Entrant], runs: _Runs, budget: int) -> Gain | None:
+def _gain(arm: str, entrants: Sequence[Entrant], runs: TrainedRuns, budget: int) -> Gain | None:
     """What an arm gains by the next budget; None if none of its runs can say."""
     pairs: list[Float[np.ndarray, "two seed"]] = []
     for place, entrant in enumerate(entrants):
@@ -419,3 +364,19 @@ def _gain(arm: str, entrants: Sequence[Entrant], runs: _Runs, budget: int) -> Ga
         return None
     values = np.stack(pairs)
     return gain_of(arm, budget, LONGER * budget, values[:, 0], values[:, 1])
+
+
+def _finalist(entrant: Entrant, lengths: Sequence[Sequence[Trained]]) -> Finalist | None:
+    """An entrant at its best length; None where at no length every run has a score."""
+    found = best_length(lengths)
+    if found is None:
+        return None
+    of_seed, place, value = found
+    steps, budget = of_seed[0].curve[place].step, of_seed[0].unit.max_steps
+    state = PopulationState.join(
+        [load_run(run.unit.checkpoint(run.name, steps)) for run in of_seed]
+    )
+    tasks = task_means([run.curve[place] for run in of_seed])
+    return Finalist(
+        entrant.method, entrant.number, entrant.config, budget, steps, value, tasks, state
+    )

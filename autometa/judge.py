@@ -2,7 +2,7 @@
 
 The best trials of each arm are trained with paired seeds, longer where an arm still gains; methods
 without networks are tuned beside them. Their predictions on the test rows (in episodes: of the
-meta-test tasks) are compared, and the recommended method is trained again on all but these rows.
+meta-test tasks) are compared, and the recommended method becomes a model of all rows but these.
 Nothing else ever opens them.
 """
 

@@ -161,7 +161,7 @@ def _outputs(
             known = mask[:, t]
             _put(out[t], task.kind, make, setting, x[known], y[known, t], fresh)
         return out
-    of, at = train.task.numpy(), new.task.numpy()  # type: ignore[union-attr]
+    of, at = train.task.numpy(), new.task.numpy()  # type: ignore[union-attr]  # grouped
     out = np.full((len(fresh), width), -np.inf, np.float32)
     kind = suite.tasks[0].kind
     if shape == "pooled":

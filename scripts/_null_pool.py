@@ -169,7 +169,7 @@ def _train(
 def _keep(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a file as a whole, so that a stopped run leaves none that is broken."""
     part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]  # or allow_pickle
     part.replace(path)
 
 

@@ -9,7 +9,8 @@ import torch
 
 from autometa.learners import LEARNERS
 from autometa.model import Model
-from autometa.tasks.encoder import Encoder, ImageEncoder
+from autometa.tasks.encoder import Encoder
+from autometa.tasks.images import ImageEncoder
 from autometa.tasks.support import NewTask
 from autometa.trial import build
 from tests.small import IMAGE, make_config, make_episode_problem, make_suite

@@ -241,3 +241,15 @@ def timeless(test: dict[str, Any] | None) -> dict[str, Any]:
 def in_double(suite: TaskSuite) -> TaskSuite:
     """The suite with its rows in float64."""
     return dataclasses.replace(suite, x=suite.x.double(), y=suite.y.double())
+
+
+def sales(rows: int = 300) -> pd.DataFrame:
+    """Five numbers and three targets that share what they depend on."""
+    r = np.random.default_rng(0)
+    x, w = r.normal(size=(rows, 5)), r.normal(size=(5, 2))
+    y = x @ w + 0.3 * r.normal(size=(rows, 2))
+    frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(5)])
+    frame["price"] = 10 * y[:, 0] + 100
+    frame["demand"] = 20 * np.exp(y[:, 1] / 2)
+    frame["returned"] = np.where(y.sum(1) > 0.5, "yes", "no")
+    return frame

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autometa.contest_episodes import EpisodeContest
-from autometa.contests import Contest, RowContest, folds_for
+from autometa.contests import Contest, RowContest
 from autometa.diagnosis import Diagnosis
 from autometa.finals import Finals, Judgement
 from autometa.home import Home, note_opening
@@ -34,6 +34,11 @@ def closing(
     notify: Callable[[Progress], None],
 ) -> tuple[ScriptSource[dict[str, Any]] | None, ScriptSource[Judgement]]:
     """The diagnosis (None: not in episodes) and the judgement."""
+    contest: Contest = (
+        EpisodeContest(suite, settings)
+        if isinstance(suite, EpisodicSuite)
+        else RowContest(suite, settings)
+    )
     finals = Finals(
         settings,
         study=handle.name,
@@ -41,13 +46,8 @@ def closing(
         folder=folder,
         models=home.models,
         notify=notify,
-        folded=isinstance(suite, TaskSuite) and folds_for(suite, settings) is not None,
+        folds=contest.folds,
         left=loop.left,
-    )
-    contest: Contest = (
-        EpisodeContest(suite, settings)
-        if isinstance(suite, EpisodicSuite)
-        else RowContest(suite, settings)
     )
     opening = partial(note_opening, home, suite.fingerprint)
     judge = Judge(contest, finals, settings, opening)

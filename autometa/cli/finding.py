@@ -199,10 +199,10 @@ def _next(found: dict[str, Any], home: Home, storage: str | None, uri: str | Non
     test, model = found["test"], shown(Path(found["model"]))
     words = test["delivered"]["words"]
     if test["layout"] == "episodes":
-        say(f"Model ({words}, trained again on training and validation tasks): {model}")
+        say(f"Model ({words}, trained on training and validation tasks): {model}")
         say(f"  autometa adapt {model} NEW_TASK.csv --out ADAPTED")
     else:
-        say(f"Model ({words}, trained again on training and validation rows): {model}")
+        say(f"Model ({words}, trained on training and validation rows): {model}")
         say(f"  autometa predict {model} NEW_ROWS --out predictions.csv")
     say(f"  autometa trials {found['study']}{study}")
     if found["diagnosis"] is not None and found["diagnosis"]["reason"] is None:

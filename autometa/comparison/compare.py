@@ -16,6 +16,7 @@ from jaxtyping import Int
 from autometa.comparison.effects import (
     TaskComparison,
     delta_m_interval,
+    learned,
     number,
     pair,
     task_effects,
@@ -251,9 +252,7 @@ def _arms(found: Resampled, methods: Mapping[str, Method]) -> dict[str, Any]:
         return out
     gap = found.difference(*ARMS)
     out |= {"difference": number(gap.estimate), "difference_ci": pair(gap)}
-    by_task = found.observed.task_scores()
-    reached = np.stack([found.of(arm, Quantity(by_task, by_task))[0] for arm in ARMS])
-    out["learned"] = not (reached[np.isfinite(reached)] < 0).all()  # below the training constant
+    out["learned"] = learned(found, *ARMS)
     by_score = _side(gap) if out["learned"] else "undecided"
     out["outcome"] = by_score
     if len(found.task_units) == 1 and found.observed.specs[0].name == "episodes":

@@ -106,6 +106,13 @@ def task_effects(
     return tuple(out)
 
 
+def learned(found: Resampled, sharing: str, independent: str) -> bool:
+    """Whether one of two methods is not below the training constant, 0, on every task judged."""
+    scores = _of_both(found, sharing, independent, found.observed.task_scores())
+    known = scores[np.isfinite(scores)]
+    return not len(known) or bool((known >= 0).any())
+
+
 def delta_m_interval(found: Resampled, sharing: str, independent: str) -> Interval:
     """Δm to first order in M around the observed values.
 

@@ -122,12 +122,12 @@ def _mean(unit: WorkUnit, result: UnitResult) -> Rerun | None:
     rungs = {}
     for runs in zip(*result.curves, strict=True):
         if runs[0].step < unit.to_step and all(run.reason is None for run in runs):
-            rungs[runs[0].step] = _task_means(runs)
-    return Rerun(float(np.mean([run.value for run in best])), _task_means(best), rungs)
+            rungs[runs[0].step] = task_means(runs)
+    return Rerun(float(np.mean([run.value for run in best])), task_means(best), rungs)
 
 
-def _task_means(runs: Sequence[RunResult]) -> dict[str, float | None]:
-    """None for a task that a run has no score on."""
+def task_means(runs: Sequence[RunResult]) -> dict[str, float | None]:
+    """The mean score of each task; None for a task that a run has no score on."""
     tasks: dict[str, float | None] = {}
     for name in runs[0].tasks:
         known = [score for run in runs if (score := run.tasks[name]) is not None]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from autometa.errors import DataError
 from autometa.tasks.build import Parts, build
-from autometa.tasks.encoder import ImageInputs, TableInputs
+from autometa.tasks.encoder import TableInputs
 from autometa.tasks.frame import no_duplicates
+from autometa.tasks.images import ImageInputs
 from autometa.tasks.reading import ReadOptions, as_text, conform, decide
 from autometa.tasks.scales import TaskScale
 from autometa.tasks.splits import FRACTIONS, SplitPlan

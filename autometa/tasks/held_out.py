@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from autometa.errors import DataError
-from autometa.tasks.encoder import Encoder, ImageEncoder
+from autometa.tasks.encoder import Encoder
 from autometa.tasks.episodes import EpisodeShape
+from autometa.tasks.images import ImageEncoder
 from autometa.tasks.scales import center_and_spread, no_common_unit
 from autometa.tasks.splits import SPLIT_NAMES, TEST, TRAIN, VAL, check_fractions
 from autometa.tasks.suite import TaskSuite

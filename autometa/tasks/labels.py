@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast, get_args
 import numpy as np
 import pandas as pd
 
-from autometa.errors import DataError, nearest
+from autometa.errors import DataError, nearest, not_one_of
 from autometa.metrics import METRICS
 from autometa.tasks.columns import scalar_type
 from autometa.tasks.scales import TargetScale, TaskScale, center_and_spread, no_common_unit
@@ -157,7 +157,7 @@ def choose_metrics(
         metric = per_task.get(name)
         if isinstance(asked, str):
             if asked not in get_args(Metric):
-                raise DataError(_choice("metrics", asked, get_args(Metric)))
+                raise DataError(not_one_of("metrics", asked, get_args(Metric)))
             metric = asked if asked in allowed or not fits_any else None
         if metric is not None and metric not in allowed:
             raise DataError(
@@ -291,7 +291,7 @@ def _checked_kind(kind: str | None, name: str, distinct: int, found: str) -> str
     if kind is None:
         return None
     if kind not in get_args(Kind):
-        raise DataError(_choice(f"kinds[{name}]", kind, get_args(Kind)))
+        raise DataError(not_one_of(f"kinds[{name}]", kind, get_args(Kind)))
     if kind == "regression" and found != "number":
         raise DataError(f"Target `{name}` should hold numbers for regression. Found {found}.")
     if kind == "binary" and distinct != 2:
@@ -346,11 +346,4 @@ def _constant(target: Target) -> str:
     return (
         f"Target `{target.name}` is constant on the training rows: there is nothing to learn; "
         "leave it out or choose another split (seed)."
-    )
-
-
-def _choice(parameter: str, value: str, choices: Sequence[str]) -> str:
-    return (
-        f"Parameter `{parameter}` should be one of {', '.join(choices)}. Found `{value}`."
-        f"{nearest(value, choices)}"
     )

@@ -7,10 +7,9 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from autometa.errors import DataError, nearest
+from autometa.errors import DataError, not_one_of
 
 TargetScale: TypeAlias = Literal["standard", "robust"]
-
 TaskScale: TypeAlias = Literal["auto", "shared", "own"]
 
 #: times that one task's spread is another's, or that their means are apart in spreads of a task,
@@ -33,10 +32,7 @@ def check_scales(target_scale: str, task_scale: str) -> None:
         ("task_scale", task_scale, get_args(TaskScale)),
     ):
         if found not in choices:
-            raise DataError(
-                f"Parameter `{name}` should be one of {', '.join(choices)}. "
-                f"Found `{found}`.{nearest(found, choices)}"
-            )
+            raise DataError(not_one_of(name, found, choices))
 
 
 def center_and_spread(values: np.ndarray, scale: TargetScale) -> tuple[float, float]:
@@ -105,7 +101,7 @@ def extremes(what: str, columns: Mapping[str, np.ndarray], advice: str = "correc
 
 
 def in_rows(rows: Sequence[int] | np.ndarray) -> str:
-    """ "row 3", "rows 3 and 7", "rows 1, 2, 3, 4, 5 and 9 more"."""
+    """Row numbers in words: row 3; rows 3 and 7; rows 1, 2, 3, 4, 5 and 9 more."""
     named = [str(row) for row in rows[:5]]
     if len(rows) == 1:
         return f"row {named[0]}"

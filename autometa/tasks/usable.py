@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from autometa.errors import DataError, nearest
+from autometa.errors import DataError, not_one_of
 from autometa.tasks.labels import Target
 from autometa.tasks.splits import SPLIT_NAMES, TRAIN
 
@@ -20,10 +20,7 @@ _NAMED = 100
 def check_unusable(unusable: str) -> None:
     """Raise DataError unless it says what becomes of tasks that cannot be used."""
     if unusable not in get_args(Unusable):
-        raise DataError(
-            f"Parameter `unusable` should be one of {', '.join(get_args(Unusable))}. "
-            f"Found `{unusable}`.{nearest(unusable, get_args(Unusable))}"
-        )
+        raise DataError(not_one_of("unusable", unusable, get_args(Unusable)))
 
 
 def unusable_tasks(

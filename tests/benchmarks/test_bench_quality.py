@@ -160,7 +160,7 @@ def test_a_finished_cell_is_not_computed_again(
 ) -> None:
     args = SimpleNamespace(n_trials=2, workers=0)
     for _ in range(2):
-        bench_quality.cell(data, "sums", 0, "ridge", args)  # type: ignore[arg-type]
+        bench_quality.cell(data, "sums", 0, "ridge", args)  # type: ignore[arg-type]  # a stub
         monkeypatch.setattr(bench_quality, "find", None)
     assert capsys.readouterr().out.count("sums 0 ridge: 0.9") == 1
     kept = json.loads((data / "sums.0.ridge.json").read_text())

@@ -12,7 +12,8 @@ import torch
 from autometa.errors import UserError
 from autometa.model import Model
 from autometa.tasks import EpisodeShape, EpisodicSuite, TaskSuite, catalog
-from autometa.tasks.encoder import ImageEncoder, TableEncoder
+from autometa.tasks.encoder import TableEncoder
+from autometa.tasks.images import ImageEncoder
 from autometa.tasks.sinusoid import draw_sinusoids, sinusoid_episodes
 from autometa.training.budget import epochs_in_steps
 from autometa.training.population import Run, Trainer

@@ -15,21 +15,14 @@ from autometa.model import PeerModel
 from autometa.tasks import TaskSuite, load_suite
 from autometa.tasks.encoder import encoder_from_json
 from autometa.tasks.reading import ReadOptions, read_table
+from tests.small import sales
 
 ROWS = 300
 
 
 @pytest.fixture
 def base() -> pd.DataFrame:
-    """Five numbers and three targets that share what they depend on."""
-    r = np.random.default_rng(0)
-    x, w = r.normal(size=(ROWS, 5)), r.normal(size=(5, 2))
-    y = x @ w + 0.3 * r.normal(size=(ROWS, 2))
-    frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(5)])
-    frame["price"] = 10 * y[:, 0] + 100
-    frame["demand"] = 20 * np.exp(y[:, 1] / 2)
-    frame["returned"] = np.where(y.sum(axis=1) > 0.5, "yes", "no")
-    return frame
+    return sales(ROWS)
 
 
 def linear(suite: TaskSuite) -> PeerModel:

@@ -13,17 +13,7 @@ import pytest
 from autometa.errors import DataError
 from autometa.tasks import TaskSuite
 from autometa.tasks.identifiers import identifiers
-
-
-def base(rows: int = 300) -> pd.DataFrame:
-    r = np.random.default_rng(0)
-    x, w = r.normal(size=(rows, 5)), r.normal(size=(5, 2))
-    y = x @ w + 0.3 * r.normal(size=(rows, 2))
-    frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(5)])
-    frame["price"] = 10 * y[:, 0] + 100
-    frame["demand"] = 20 * np.exp(y[:, 1] / 2)
-    frame["returned"] = np.where(y.sum(1) > 0.5, "yes", "no")
-    return frame
+from tests.small import sales as base
 
 
 def suite(frame: pd.DataFrame, **options: Any) -> TaskSuite:

@@ -21,7 +21,7 @@ import autometa
 from autometa.errors import DataError
 from autometa.networks import Problem
 from autometa.tasks import Task, TaskSuite
-from autometa.tasks.encoder import ImageEncoder
+from autometa.tasks.images import ImageEncoder
 
 
 def table(rows: int = 90) -> pd.DataFrame:

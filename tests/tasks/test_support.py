@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autometa.errors import DataError
-from autometa.tasks.encoder import ImageEncoder
+from autometa.tasks.images import ImageEncoder
 from autometa.tasks.support import NewTask, Support, read_support
 from tests.small import IMAGE, make_suite, make_table
 

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from autometa.errors import DataError
+from autometa.errors import DataError, reason_of
 from autometa.tasks.reading.texts import (
     body_of,
     check_names,
     decoded,
     header_of,
-    short,
     too_wide,
 )
 from autometa.tasks.reading.types import ReadOptions
@@ -119,7 +118,9 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         frame = pd.read_parquet(file)
         stored = (pq.read_schema(file).metadata or {}).get(b"pandas")
     except Exception as exc:  # pyarrow raises several types for a file that is not Parquet
-        raise DataError(f"File `{file}` is not a readable Parquet table ({short(exc)}).") from None
+        raise DataError(
+            f"File `{file}` is not a readable Parquet table ({reason_of(exc)})."
+        ) from None
     # Parquet keeps categories of text only; pandas notes beside the columns which others were some
     for column in [] if stored is None else json.loads(stored).get("columns", []):
         name = column.get("field_name") or column.get("name")
@@ -135,11 +136,13 @@ def _read_excel(file: Path) -> Table:
             frame = pd.read_excel(book, dtype=object, keep_default_na=False, na_values=[""])
     except ImportError as exc:
         raise DataError(
-            f"File `{file}` is an Excel table, which takes the package openpyxl ({short(exc)}): "
-            "pip install 'autometa-hpo[excel]', or save it as CSV."
+            f"File `{file}` is an Excel table, which takes the package openpyxl "
+            f"({reason_of(exc)}): pip install 'autometa-hpo[excel]', or save it as CSV."
         ) from None
     except Exception as exc:  # openpyxl and zipfile raise several types for what is no workbook
-        raise DataError(f"File `{file}` is not a readable Excel table ({short(exc)}).") from None
+        raise DataError(
+            f"File `{file}` is not a readable Excel table ({reason_of(exc)})."
+        ) from None
     names = [str(name).strip() for name in frame.columns]
     check_names(names, file)
     remarks = []
@@ -175,7 +178,7 @@ def _read_text(file: Path, suffix: str, options: ReadOptions) -> Table:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as exc:
         raise DataError(
-            f"File `{file}` is not a table of columns separated by one sign ({short(exc)}). "
+            f"File `{file}` is not a table of columns separated by one sign ({reason_of(exc)}). "
             "`--sep` says which."
         ) from None
     if not isinstance(frame.index, pd.RangeIndex):
@@ -190,7 +193,7 @@ def _unpacked(file: Path) -> bytes:
         unpack = _PACKED.get(file.suffix.lower())
         return data if unpack is None else unpack(data)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as exc:
-        raise DataError(f"File `{file}` cannot be read ({short(exc)}).") from None
+        raise DataError(f"File `{file}` cannot be read ({reason_of(exc)}).") from None
 
 
 def _unzipped(data: bytes) -> bytes:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autometa.errors import DataError
+from autometa.errors import DataError, reason_of
 from autometa.tasks.reading.numbers import number_of
 from autometa.tasks.reading.types import ReadOptions
 
@@ -45,7 +45,7 @@ def decoded(data: bytes, file: Path, options: ReadOptions, remarks: list[str]) -
             )
     except (UnicodeDecodeError, LookupError) as exc:
         raise DataError(
-            f"File `{file}` is not a table of text ({short(exc)}). `--encoding` says how its "
+            f"File `{file}` is not a table of text ({reason_of(exc)}). `--encoding` says how its "
             "letters are written."
         ) from None
     if "\0" in text:
@@ -209,7 +209,3 @@ def too_wide(file: Path) -> DataError:
 
 def _lines(count: int) -> str:
     return f"{count} line{'s'[: count - 1]}"
-
-
-def short(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:120].rstrip(".")
